@@ -1,0 +1,26 @@
+//! Tidegate: a WebSocket connection server for bare-metal Linux.
+//!
+//! One io_uring shard per core owns its sockets, its rate buckets and its share of the
+//! capacity; what crosses cores is a message. `docs/architecture.md` follows one connection
+//! through the files; the directories are in the order in which an event meets them.
+
+#![deny(unsafe_code)]
+
+pub mod admin;
+pub mod admission;
+pub mod boot;
+pub mod channels;
+pub mod clock;
+pub mod close_reason;
+pub mod config;
+pub mod connection;
+pub mod coordinator;
+pub mod handler;
+pub mod http;
+pub mod limits;
+pub mod mesh;
+pub mod metrics;
+pub mod ring;
+pub mod shard;
+pub mod sys;
+pub mod websocket;
