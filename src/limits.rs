@@ -1,1 +1,77 @@
-//! (being built)
+//! Every bound of the server that is not a setting, with its reason and with the relations
+//! between them checked when it is compiled.
+
+/// Submission queue entries of a shard's ring. A full queue is handed to the kernel at once, so
+/// this is a batch size: 2,048 entries of 64 bytes stay in the second-level cache.
+pub const SUBMISSIONS: u32 = 2_048;
+
+/// Completion queue entries of a shard's ring: several batches of inline completions fit before
+/// the kernel has to keep any on its overflow list.
+pub const COMPLETIONS: u32 = 16_384;
+
+/// Accepts in flight per shard: one batch of new connections for one turn of the loop. Each
+/// holds a place for the peer's address, which multishot accept cannot report.
+pub const ACCEPTS: u32 = 64;
+
+/// Direct descriptors kept for connections above the capacity, which are told 503 and closed.
+/// A full table makes the kernel drop an accepted connection without an answer.
+pub const REFUSAL_SLOTS: u32 = 256;
+
+/// The smallest table of direct descriptors that a shard can work with.
+pub const MIN_FILES: u32 = ACCEPTS + 2 * 16;
+
+/// Kernel memory of one shard's rings (queues and buffer descriptors), which counts against
+/// RLIMIT_MEMLOCK for users without CAP_IPC_LOCK.
+pub const RING_MEMORY_BYTES: u64 = SUBMISSIONS as u64 * 64 + COMPLETIONS as u64 * 16 + 64 * 1024;
+
+/// Messages in a shard's inbox. A publication is one message for any number of subscribers, so
+/// this is the number of publications that may wait for a shard.
+pub const INBOX: usize = 8_192;
+
+/// Messages that a shard takes from its inbox in one turn, so that a flood of publications
+/// leaves room for sockets.
+pub const INBOX_PER_TURN: usize = 256;
+
+/// Commands waiting for the coordinator.
+pub const COMMANDS: usize = 1_024;
+
+/// Connections that a fan-out, a notice or a drain visits before the loop looks at its ring
+/// again: about a millisecond of sends.
+pub const VISITS_PER_TURN: usize = 512;
+
+/// Completions handled before timers, inbox and fan-out get their turn.
+pub const COMPLETIONS_PER_TURN: usize = 4_096;
+
+/// Length of a timer tick. Deadlines are met within one tick; all are seconds in practice.
+pub const TICK_MS: u64 = 64;
+
+/// Slots of the timer wheel: one turn is 32.8 s, longer deadlines go round again.
+pub const WHEEL_SLOTS: usize = 512;
+
+/// Longest name of a channel in bytes (as in the Centrifuge protocol).
+pub const MAX_CHANNEL_BYTES: usize = 255;
+
+/// Channels that one connection may ask for in its URL.
+pub const MAX_CHANNELS_PER_CONNECTION: usize = 64;
+
+/// Longest body of an admin request in bytes.
+pub const MAX_ADMIN_BODY_BYTES: usize = 4 << 20;
+
+/// Frames gathered into one send.
+pub const MAX_GATHERED_FRAMES: usize = 64;
+
+/// Spare send buffers that a shard keeps, and the largest that is worth keeping.
+pub const SPARE_BUFFERS: usize = 256;
+/// See [`SPARE_BUFFERS`].
+pub const SPARE_BUFFER_BYTES: usize = 16 << 10;
+
+/// How long a client has to come back for when a refusal has no bucket to compute it from.
+pub const RETRY_AFTER_MS: u64 = 1_000;
+
+const _: () = {
+    assert!(SUBMISSIONS <= 32_768 && COMPLETIONS <= 65_536, "limits of the kernel");
+    assert!(COMPLETIONS >= SUBMISSIONS * 4);
+    assert!(INBOX_PER_TURN <= INBOX);
+    assert!(WHEEL_SLOTS.is_power_of_two());
+    assert!(MIN_FILES < crate::ring::MAX_SLOTS);
+};

@@ -1,1 +1,59 @@
-//! (being built)
+//! The rings: the one place that speaks to io_uring.
+//!
+//! Everything above sees [`Operation`] values going down and [`Completion`] values coming up
+//! through the [`Ring`] trait, so that a seeded ring can stand in for the kernel in a
+//! simulation. All memory that the kernel reads or writes (send buffers, addresses, receive
+//! buffers) is owned here from submission to completion; that is what makes the interface safe.
+//!
+//! Not responsible for: what an operation means to a connection (`shard/`), nor for creating
+//! sockets outside a ring (`sys/`).
+
+#![allow(unsafe_code)]
+
+mod completion;
+mod in_flight;
+mod kernel_ring;
+mod operation;
+pub mod probe;
+mod receive_buffers;
+mod token;
+
+pub use completion::{Accepted, Completion, Errno, Outcome};
+pub use kernel_ring::{KernelRing, RingSettings};
+pub use operation::{Frame, Operation, SendBatch};
+pub use receive_buffers::Received;
+pub use token::{FileSlot, Kind, MAX_SLOTS, Token};
+
+use std::io;
+use std::time::Duration;
+
+/// What a shard asks of its ring. `KernelRing` is io_uring; a simulation brings its own.
+pub trait Ring {
+    /// Queues an operation. Never fails and never drops one: a full submission queue is handed
+    /// to the kernel at once, and what the kernel does not take yet waits in line.
+    fn start(&mut self, operation: Operation);
+
+    /// Submits what was started, and waits until something completes or `timeout` has passed
+    /// (zero: only collects what is there).
+    ///
+    /// # Errors
+    /// Only what leaves the ring unusable. Interruption, time-out and a busy completion queue
+    /// are part of a normal turn.
+    fn turn(&mut self, timeout: Duration) -> io::Result<()>;
+
+    /// The next completion of this turn.
+    fn next_completion(&mut self) -> Option<Completion>;
+
+    /// The bytes that a receive brought.
+    fn bytes(&mut self, received: &Received) -> &mut [u8];
+
+    /// Gives a receive buffer back to the kernel. Each [`Received`] must end here.
+    fn give_back(&mut self, received: Received);
+
+    /// How many direct descriptors this ring can hold.
+    fn file_capacity(&self) -> u32;
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests;

@@ -1,0 +1,368 @@
+//! The ring of one thread, on io_uring.
+//!
+//! SINGLE_ISSUER and DEFER_TASKRUN: completions appear only when this thread enters the kernel.
+//! Invariants: `awaited` counts completions that must still come; no memory that the kernel may
+//! touch is freed while it is above zero.
+
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::completion::{Accepted, Completion, Errno, Outcome};
+use super::in_flight::{InFlight, SendForm};
+use super::operation::Operation;
+use super::receive_buffers::{GROUP, ReceiveBuffers, Received};
+use super::token::{Kind, Token, UserData};
+use super::{Ring, probe};
+use crate::sys::event_fd::EventFd;
+
+/// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: wait for readiness before the first try.
+const POLL_FIRST: u16 = 1;
+/// After a quick restart the memory of the last life's rings may still be accounted for
+/// (RLIMIT_MEMLOCK), so ENOMEM is tried again for this long.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How a ring is made.
+#[derive(Clone, Copy, Debug)]
+pub struct RingSettings {
+    /// Submission queue entries, at most 32,768.
+    pub submissions: u32,
+    /// Completion queue entries, at most 65,536.
+    pub completions: u32,
+    /// Direct descriptors, at most [`super::MAX_SLOTS`] and RLIMIT_NOFILE.
+    pub files: u32,
+    /// Accepts in flight at once.
+    pub accepts: u32,
+    /// Receive buffers: a power of two, at most 32,768.
+    pub buffers: u16,
+    /// Bytes of each.
+    pub buffer_bytes: u32,
+}
+
+/// io_uring behind the [`Ring`] interface. Belongs to the thread that made it.
+pub struct KernelRing {
+    io: ManuallyDrop<IoUring>,
+    buffers: ManuallyDrop<ReceiveBuffers>,
+    in_flight: ManuallyDrop<InFlight>,
+    bell_value: ManuallyDrop<Box<u64>>,
+    bell: EventFd,
+    listener: Option<OwnedFd>,
+    settings: RingSettings,
+    backlog: VecDeque<squeue::Entry>,
+    ready: VecDeque<cqueue::Entry>,
+    awaited: usize,
+    single_thread: PhantomData<*const ()>,
+}
+
+impl KernelRing {
+    /// Makes a ring for the calling thread. `bell` is what other threads ring to wake it;
+    /// `listener` is where `Accept` takes connections from.
+    ///
+    /// # Errors
+    /// What the kernel answered, with the step that failed; [`probe`] turns it into a cause and
+    /// a remedy.
+    pub fn new(
+        settings: RingSettings,
+        bell: EventFd,
+        listener: Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        let io = Self::set_up(&settings)?;
+        io.submitter()
+            .register_files_sparse(settings.files)
+            .map_err(|error| probe::during("registering direct descriptors", error))?;
+        let buffers =
+            ReceiveBuffers::register(&io.submitter(), settings.buffers, settings.buffer_bytes)
+                .map_err(|error| probe::during("registering receive buffers", error))?;
+        Ok(Self {
+            io: ManuallyDrop::new(io),
+            buffers: ManuallyDrop::new(buffers),
+            in_flight: ManuallyDrop::new(InFlight::new(settings.accepts)),
+            bell_value: ManuallyDrop::new(Box::new(0)),
+            bell,
+            listener,
+            settings,
+            backlog: VecDeque::new(),
+            ready: VecDeque::new(),
+            awaited: 0,
+            single_thread: PhantomData,
+        })
+    }
+
+    fn set_up(settings: &RingSettings) -> io::Result<IoUring> {
+        let started = Instant::now();
+        loop {
+            let built = IoUring::builder()
+                .setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag()
+                .setup_submit_all()
+                .setup_no_sqarray()
+                .setup_cqsize(settings.completions)
+                .build(settings.submissions);
+            match built {
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENOMEM)
+                        && started.elapsed() < MEMORY_PATIENCE =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other.map_err(|error| probe::during("setting up a ring", error)),
+            }
+        }
+    }
+
+    /// The listening socket, for the last look at its backlog.
+    pub fn listener(&self) -> Option<RawFd> {
+        self.listener.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    fn push(&mut self, kind: Kind, place: u32, token: Token, entry: squeue::Entry) {
+        let entry = entry.user_data(UserData { kind, place, token }.pack());
+        self.awaited += 1;
+        if !self.backlog.is_empty() || !self.try_push(&entry) {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        if self.push_entry(entry) {
+            return true;
+        }
+        // The queue is full: let the kernel take it. EBUSY (completions must be collected first)
+        // and EINTR leave the entry for the next turn.
+        if self.io.submit().is_err() {
+            self.collect();
+        }
+        self.push_entry(entry)
+    }
+
+    fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: what the entry points to is owned by `in_flight`, `buffers` or `bell_value`
+        // until its completion is taken; direct descriptors carry no memory.
+        unsafe { self.io.submission().push(entry) }.is_ok()
+    }
+
+    fn push_backlog(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    fn collect(&mut self) {
+        let ready = &mut self.ready;
+        ready.extend(self.io.completion());
+    }
+
+    fn enter(&mut self, want: usize, timeout: Duration) -> io::Result<()> {
+        let timeout = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
+        let args = SubmitArgs::new().timespec(&timeout);
+        match self.io.submitter().submit_with_args(want, &args) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn send(&mut self, token: Token, batch: super::SendBatch) {
+        let (place, form) = self.in_flight.send(batch);
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = match form {
+            SendForm::Plain { start, len } => {
+                opcode::Send::new(Fixed(token.slot), start, len).flags(flags).build()
+            }
+            SendForm::Gathered { header } => {
+                opcode::SendMsg::new(Fixed(token.slot), header).flags(flags as u32).build()
+            }
+        };
+        self.push(Kind::Send, place, token, entry);
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = self.listener.as_ref().map(AsRawFd::as_raw_fd) else { return };
+        let Some((place, slot)) = self.in_flight.accept() else { return };
+        let entry = opcode::Accept::new(
+            Fd(listener),
+            slot.address.as_mut_ptr(),
+            std::ptr::from_mut(&mut slot.len),
+        )
+        .file_index(Some(DestinationSlot::auto_target()))
+        .build();
+        self.push(Kind::Accept, place, Token::new(0, 0), entry);
+    }
+
+    fn decode(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let UserData { kind, place, token } = UserData::unpack(entry.user_data())?;
+        let result = match entry.result() {
+            negative if negative < 0 => Err(Errno(-negative)),
+            value => Ok(value as u32),
+        };
+        let outcome = match kind {
+            Kind::Accept => {
+                let address = self.in_flight.accepted(place);
+                Outcome::Accepted(result.and_then(|slot| {
+                    let address = address.ok_or(Errno(libc::EAFNOSUPPORT))?;
+                    Ok(Accepted { slot, address })
+                }))
+            }
+            Kind::Watch => Outcome::Readable(result.map(drop)),
+            Kind::Receive => Outcome::Received(result.map(|len| {
+                let id = cqueue::buffer_select(entry.flags())?;
+                if len == 0 {
+                    self.buffers.give_back(Received { id, len });
+                    return None;
+                }
+                Some(Received { id, len })
+            })),
+            Kind::Send => {
+                Outcome::Sent(result.map(|sent| sent as usize), self.in_flight.sent(place)?)
+            }
+            Kind::Cut => Outcome::Cut(result.map(drop)),
+            Kind::Close => Outcome::Closed,
+            Kind::Wake => Outcome::Woken,
+            Kind::Open => Outcome::Opened(result),
+            Kind::Bind => {
+                self.in_flight.address_done(place);
+                Outcome::Bound(result.map(drop))
+            }
+            Kind::Connect => {
+                self.in_flight.address_done(place);
+                Outcome::Connected(result.map(drop))
+            }
+        };
+        Some(Completion { token, outcome })
+    }
+}
+
+impl Ring for KernelRing {
+    fn start(&mut self, operation: Operation) {
+        let none = UserData::NO_PLACE;
+        match operation {
+            Operation::Accept => self.accept(),
+            Operation::Watch(token) => {
+                let entry = opcode::PollAdd::new(Fixed(token.slot), libc::POLLIN as u32).build();
+                self.push(Kind::Watch, none, token, entry);
+            }
+            Operation::Receive { token, wait } => {
+                let entry = opcode::Recv::new(Fixed(token.slot), std::ptr::null_mut(), 0)
+                    .buf_group(GROUP)
+                    .ioprio(if wait { POLL_FIRST } else { 0 })
+                    .build()
+                    .flags(squeue::Flags::BUFFER_SELECT);
+                self.push(Kind::Receive, none, token, entry);
+            }
+            Operation::Send(token, batch) => self.send(token, batch),
+            Operation::Cut(token) => {
+                let entry = opcode::Connect::new(
+                    Fixed(token.slot),
+                    crate::sys::socket_address::UNSPECIFIED.as_ptr(),
+                    crate::sys::socket_address::UNSPECIFIED.len(),
+                );
+                self.push(Kind::Cut, none, token, entry.build());
+            }
+            Operation::Close(token) => {
+                let entry = opcode::Close::new(Fixed(token.slot)).build();
+                self.push(Kind::Close, none, token, entry);
+            }
+            Operation::Wake => {
+                let value: *mut u64 = &mut **self.bell_value;
+                let entry = opcode::Read::new(Fd(self.bell.as_raw_fd()), value.cast(), 8).build();
+                self.push(Kind::Wake, none, Token::new(0, 0), entry);
+            }
+            Operation::Open { ipv6 } => {
+                let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+                let entry = opcode::Socket::new(family, libc::SOCK_STREAM, 0)
+                    .file_index(Some(DestinationSlot::auto_target()))
+                    .build();
+                self.push(Kind::Open, none, Token::new(0, 0), entry);
+            }
+            Operation::Bind(token, address) => {
+                let (place, start, len) = self.in_flight.address(address);
+                let entry = opcode::Bind::new(Fixed(token.slot), start, len).build();
+                self.push(Kind::Bind, place, token, entry);
+            }
+            Operation::Connect(token, address) => {
+                let (place, start, len) = self.in_flight.address(address);
+                let entry = opcode::Connect::new(Fixed(token.slot), start, len).build();
+                self.push(Kind::Connect, place, token, entry);
+            }
+        }
+    }
+
+    fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+        self.push_backlog();
+        let idle = self.ready.is_empty() && self.backlog.is_empty() && !timeout.is_zero();
+        self.enter(usize::from(idle), timeout)?;
+        self.collect();
+        Ok(())
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        loop {
+            let entry = self.ready.pop_front()?;
+            if !cqueue::more(entry.flags()) {
+                self.awaited = self.awaited.saturating_sub(1);
+            }
+            if let Some(completion) = self.decode(&entry) {
+                return Some(completion);
+            }
+        }
+    }
+
+    fn bytes(&mut self, received: &Received) -> &mut [u8] {
+        self.buffers.bytes(received)
+    }
+
+    fn give_back(&mut self, received: Received) {
+        self.buffers.give_back(received);
+    }
+
+    fn file_capacity(&self) -> u32 {
+        self.settings.files
+    }
+}
+
+impl Drop for KernelRing {
+    /// Ends everything in flight before the memory that it uses. If the kernel does not let go
+    /// in time, that memory is kept: a leak at the end of a thread is harmless, a write into
+    /// freed memory is not.
+    fn drop(&mut self) {
+        self.backlog.clear();
+        let patience = Timespec::new().sec(1);
+        let cancelled =
+            self.io.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
+        let started = Instant::now();
+        while !self.in_flight.is_empty() && started.elapsed() < Duration::from_millis(500) {
+            if self.enter(1, Duration::from_millis(20)).is_err() {
+                break;
+            }
+            self.collect();
+            while self.next_completion().is_some() {}
+        }
+        let nothing_armed = match cancelled {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() == Some(libc::ENOENT),
+        };
+        let quiet = nothing_armed && self.in_flight.is_empty();
+        // SAFETY: `io` is not used after this line; closing it ends the kernel's use of the ring.
+        unsafe { ManuallyDrop::drop(&mut self.io) };
+        if quiet {
+            // SAFETY: not used after this line, and no operation is in flight (`quiet`).
+            unsafe { ManuallyDrop::drop(&mut self.buffers) };
+            // SAFETY: as above.
+            unsafe { ManuallyDrop::drop(&mut self.in_flight) };
+            // SAFETY: as above.
+            unsafe { ManuallyDrop::drop(&mut self.bell_value) };
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What a ring can be asked to do, and the bytes it is given to send.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::token::Token;
+
+/// One operation on the connection that `token` names.
+#[derive(Debug)]
+pub enum Operation {
+    /// Accept one connection into a direct descriptor of the kernel's choice, with its address.
+    Accept,
+    /// Tell once when there is something to read, or the peer is gone. The only operation that
+    /// an idle connection has in flight: 256 bytes of kernel memory against 864 for a receive.
+    Watch(Token),
+    /// Receive into a buffer of the ring's own choice; `wait` first asks whether there is
+    /// something, for connections that have just been read empty.
+    Receive {
+        /// The connection.
+        token: Token,
+        /// Skip the first attempt and wait for readiness.
+        wait: bool,
+    },
+    /// Send all of these bytes, in order. One send is in flight per connection, never two.
+    Send(Token, SendBatch),
+    /// Reset the connection: the peer sees RST, everything in flight on it completes.
+    Cut(Token),
+    /// Close the descriptor. Nothing else may be in flight on it.
+    Close(Token),
+    /// Complete when another thread rings the bell.
+    Wake,
+    /// Open a TCP socket into a direct descriptor of the kernel's choice (clients).
+    Open {
+        /// Which family.
+        ipv6: bool,
+    },
+    /// Bind to a source address (clients).
+    Bind(Token, SocketAddr),
+    /// Connect (clients).
+    Connect(Token, SocketAddr),
+}
+
+/// Encoded bytes of one or more frames on their way to a peer.
+#[derive(Debug)]
+pub enum Frame {
+    /// Bytes for this connection alone.
+    Own(Vec<u8>),
+    /// Bytes that many connections share. The outer count belongs to one shard, so that sending
+    /// to a million subscribers does not bounce one cache line between cores.
+    Shared(Rc<Arc<[u8]>>),
+}
+
+impl Frame {
+    /// The bytes as they go on the wire.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    /// Length on the wire.
+    pub fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// True if there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.bytes().is_empty()
+    }
+}
+
+/// What one send carries: one frame, or several gathered without copying.
+#[derive(Debug)]
+pub enum SendBatch {
+    /// One frame.
+    One {
+        /// The frame.
+        frame: Frame,
+        /// Bytes of it that were sent by an earlier operation.
+        sent: usize,
+    },
+    /// Several frames in order.
+    Many {
+        /// The frames.
+        frames: Vec<Frame>,
+        /// Bytes of the first that were sent by an earlier operation.
+        sent: usize,
+    },
+}
+
+impl SendBatch {
+    /// A batch of one.
+    pub fn one(frame: Frame) -> Self {
+        Self::One { frame, sent: 0 }
+    }
+
+    /// A batch of several; an empty list sends nothing.
+    pub fn many(frames: Vec<Frame>) -> Self {
+        Self::Many { frames, sent: 0 }
+    }
+
+    /// Bytes still to be sent.
+    pub fn remaining(&self) -> usize {
+        match self {
+            Self::One { frame, sent } => frame.len() - sent,
+            Self::Many { frames, sent } => frames.iter().map(Frame::len).sum::<usize>() - sent,
+        }
+    }
+
+    /// Notes that `count` more bytes went out.
+    pub fn advance(&mut self, count: usize) {
+        match self {
+            Self::One { frame, sent } => *sent = (*sent + count).min(frame.len()),
+            Self::Many { frames, sent } => {
+                *sent += count;
+                let done = frames
+                    .iter()
+                    .take_while(|frame| {
+                        let whole = *sent >= frame.len();
+                        if whole {
+                            *sent -= frame.len();
+                        }
+                        whole
+                    })
+                    .count();
+                frames.drain(..done);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_advances_over_frame_borders() {
+        let mut batch = SendBatch::many(vec![
+            Frame::Own(vec![1; 3]),
+            Frame::Own(vec![2; 5]),
+            Frame::Own(vec![3; 2]),
+        ]);
+        assert_eq!(batch.remaining(), 10);
+        batch.advance(4);
+        assert_eq!(batch.remaining(), 6);
+        let SendBatch::Many { frames, sent } = &batch else { panic!("still several") };
+        assert_eq!((frames.len(), *sent), (2, 1));
+        batch.advance(6);
+        assert_eq!(batch.remaining(), 0);
+    }
+}

@@ -1,0 +1,150 @@
+//! The ring against the real kernel: a client and a server on one ring.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::sys::event_fd::EventFd;
+use crate::sys::listener;
+
+fn settings() -> RingSettings {
+    RingSettings {
+        submissions: 64,
+        completions: 256,
+        files: 64,
+        accepts: 4,
+        buffers: 16,
+        buffer_bytes: 512,
+    }
+}
+
+struct Pair {
+    ring: KernelRing,
+    client: Token,
+    server: Token,
+}
+
+fn wait_for<T>(ring: &mut KernelRing, mut pick: impl FnMut(Completion) -> Option<T>) -> T {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        while let Some(completion) = ring.next_completion() {
+            if let Some(found) = pick(completion) {
+                return found;
+            }
+        }
+        ring.turn(Duration::from_millis(50)).expect("the ring turns");
+    }
+    panic!("no such completion within 5 s");
+}
+
+fn connected_pair() -> Pair {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let socket = listener::listen(any, 16).expect("listen");
+    let address = listener::local_address(socket.as_raw_fd()).expect("address");
+    let bell = EventFd::new().expect("eventfd");
+    let mut ring = KernelRing::new(settings(), bell, Some(socket)).expect("ring");
+    ring.start(Operation::Accept);
+    ring.start(Operation::Open { ipv6: false });
+    let slot = wait_for(&mut ring, |done| match done.outcome {
+        Outcome::Opened(slot) => Some(slot.expect("socket")),
+        _ => None,
+    });
+    let client = Token::new(slot, 7);
+    let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 9), 0));
+    ring.start(Operation::Bind(client, source));
+    wait_for(&mut ring, |done| match done.outcome {
+        Outcome::Bound(result) => Some(result.expect("bind")),
+        _ => None,
+    });
+    ring.start(Operation::Connect(client, address));
+    let (mut accepted, mut connected) = (None, false);
+    wait_for(&mut ring, |done| {
+        match done.outcome {
+            Outcome::Accepted(result) => accepted = Some(result.expect("accept")),
+            Outcome::Connected(result) => connected = result.is_ok(),
+            _ => {}
+        }
+        (accepted.is_some() && connected).then_some(())
+    });
+    let accepted = accepted.expect("accepted");
+    assert_eq!(accepted.address.ip(), source.ip(), "the peer's address comes with the accept");
+    Pair { ring, client, server: Token::new(accepted.slot, 3) }
+}
+
+#[test]
+fn bytes_cross_in_order_and_buffers_come_back() {
+    let Pair { mut ring, client, server } = connected_pair();
+    ring.start(Operation::Watch(server));
+    let frames = vec![Frame::Own(b"one ".to_vec()), Frame::Own(b"two".to_vec())];
+    ring.start(Operation::Send(client, SendBatch::many(frames)));
+    wait_for(&mut ring, |done| match done.outcome {
+        Outcome::Readable(result) => {
+            assert_eq!(done.token, server);
+            Some(result.expect("readable"))
+        }
+        _ => None,
+    });
+    // More receives than there are buffers: each must find one, because each is given back.
+    for _ in 0..40 {
+        ring.start(Operation::Receive { token: server, wait: true });
+        ring.start(Operation::Send(client, SendBatch::one(Frame::Own(b"x".to_vec()))));
+        let received = wait_for(&mut ring, |done| match done.outcome {
+            Outcome::Received(result) => Some(result.expect("receive").expect("not the end")),
+            _ => None,
+        });
+        assert!(!ring.bytes(&received).is_empty());
+        ring.give_back(received);
+    }
+}
+
+#[test]
+fn a_cut_completes_the_watch_and_resets_the_peer() {
+    let Pair { mut ring, client, server } = connected_pair();
+    ring.start(Operation::Watch(server));
+    ring.start(Operation::Receive { token: client, wait: true });
+    ring.turn(Duration::from_millis(1)).expect("turn");
+    ring.start(Operation::Cut(server));
+    let (mut watched, mut cut, mut reset) = (false, false, false);
+    wait_for(&mut ring, |done| {
+        match done.outcome {
+            Outcome::Readable(_) => watched = true,
+            Outcome::Cut(result) => cut = result.is_ok(),
+            Outcome::Received(Err(errno)) => reset = errno == Errno(libc::ECONNRESET),
+            _ => {}
+        }
+        (watched && cut && reset).then_some(())
+    });
+    ring.start(Operation::Close(server));
+    wait_for(&mut ring, |done| matches!(done.outcome, Outcome::Closed).then_some(()));
+}
+
+#[test]
+fn the_bell_wakes_a_sleeping_ring() {
+    let bell = EventFd::new().expect("eventfd");
+    let mut ring = KernelRing::new(settings(), bell.clone(), None).expect("ring");
+    ring.start(Operation::Wake);
+    let ringer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        bell.ring();
+    });
+    wait_for(&mut ring, |done| matches!(done.outcome, Outcome::Woken).then_some(()));
+    ringer.join().expect("ringer");
+}
+
+#[test]
+fn more_operations_than_the_queue_holds_are_all_done() {
+    let Pair { mut ring, client, server } = connected_pair();
+    for _ in 0..1_000 {
+        ring.start(Operation::Send(client, SendBatch::one(Frame::Own(b"y".to_vec()))));
+    }
+    let mut done = 0;
+    wait_for(&mut ring, |completion| {
+        if let Outcome::Sent(result, batch) = completion.outcome {
+            assert_eq!(result.expect("sent"), batch.remaining());
+            done += 1;
+        }
+        (done == 1_000).then_some(())
+    });
+    ring.start(Operation::Close(server));
+}

@@ -1,0 +1,28 @@
+//! What the kernel says of itself and of this process.
+
+use std::ffi::CStr;
+
+/// The release of the running kernel, as in `uname -r`.
+pub fn release() -> String {
+    // SAFETY: utsname is plain bytes for which all zeroes is a valid value.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one struct on the stack.
+    if unsafe { libc::uname(&mut name) } != 0 {
+        return String::from("unknown");
+    }
+    // SAFETY: uname ends the field with a NUL inside the array.
+    let release = unsafe { CStr::from_ptr(name.release.as_ptr()) };
+    release.to_string_lossy().into_owned()
+}
+
+/// True if the process runs as root.
+pub fn is_root() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Ends the process at once, without destructors: the last step after a failed or forced stop.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns; the kernel releases everything that the process held.
+    unsafe { libc::_exit(code) }
+}

@@ -1,0 +1,108 @@
+//! Listening sockets: one per shard in a SO_REUSEPORT group.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::socket_address::RawAddress;
+
+/// After kill -9 the kernel needs some milliseconds to tear the old rings down, during which
+/// their port is still taken; another server's port stays taken for longer than this.
+const PORT_PATIENCE: Duration = Duration::from_millis(800);
+
+/// Opens a listener of the group on `address`, nonblocking, with TCP_NODELAY, which accepted
+/// sockets inherit.
+///
+/// # Errors
+/// EADDRINUSE after some patience, EACCES for a privileged port, EADDRNOTAVAIL.
+pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: takes three integers, returns a descriptor or -1.
+    let fd = unsafe { libc::socket(family, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just created and that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    bind_patiently(fd, address)?;
+    // SAFETY: takes two integers.
+    if unsafe { libc::listen(fd, backlog.min(i32::MAX as u32) as i32) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+/// Claims `address` without SO_REUSEPORT for a moment, so that a port that another process
+/// listens on (with SO_REUSEPORT, and the same user) is an error and not a silent share of its
+/// clients. Returns the address with its port, which the kernel chooses if it was 0.
+///
+/// # Errors
+/// As [`listen`].
+pub fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
+    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    // SAFETY: takes three integers, returns a descriptor or -1.
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just created and that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    bind_patiently(fd, address)?;
+    local_address(socket.as_raw_fd())
+}
+
+/// True when no connection waits to be accepted.
+pub fn backlog_is_empty(listener: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd: listener, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd on the stack, no waiting.
+    unsafe { libc::poll(&mut poll, 1, 0) == 0 }
+}
+
+/// The address that a socket is bound to.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn local_address(socket: RawFd) -> io::Result<SocketAddr> {
+    let mut raw = RawAddress::empty();
+    let mut len = RawAddress::CAPACITY;
+    // SAFETY: writes at most `len` bytes into `raw`.
+    if unsafe { libc::getsockname(socket, raw.as_mut_ptr(), &mut len) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    raw.to_socket_addr().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+fn bind_patiently(fd: RawFd, address: SocketAddr) -> io::Result<()> {
+    let raw = RawAddress::from(address);
+    let started = Instant::now();
+    loop {
+        // SAFETY: reads `raw.len()` bytes of `raw`.
+        if unsafe { libc::bind(fd, raw.as_ptr(), raw.len()) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        let taken = error.raw_os_error() == Some(libc::EADDRINUSE);
+        if !taken || started.elapsed() > PORT_PATIENCE {
+            return Err(error);
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+fn set(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: reads one integer from the stack.
+    let result =
+        unsafe { libc::setsockopt(fd, level, name, std::ptr::from_ref(&value).cast(), len) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
