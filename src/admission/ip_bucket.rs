@@ -1,0 +1,268 @@
+//! The rate and the number of connections of each source.
+//!
+//! The rate is the generic cell rate algorithm (ITU-T I.371): one time for each source, the
+//! theoretical arrival of its next connection, moved on by one interval for each connection that
+//! is *admitted*. A refused attempt moves nothing, so hammering does not lengthen the wait.
+//!
+//! Invariants: a bucket is there while its source holds a connection or has used some of its
+//! burst. A bucket that has neither says nothing that a new one would not, and is removed at the
+//! last close or by [`IpBuckets::expire`]; so leaving and coming back resets nothing. There are
+//! never more buckets than `max_sources`.
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+
+use super::source_address::SourceKey;
+
+/// What one source may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpLimits {
+    /// Connections a minute; 0 is no limit.
+    pub connections_per_minute: u32,
+    /// Connections at once after a quiet time. At 60 a minute and a burst of 60: 60 at once,
+    /// then one each second. 1 spaces every two connections by the full interval; 0 counts as 1,
+    /// since a rate that lets nothing through is not a rate.
+    pub burst: u32,
+    /// Connections open at the same time; 0 is no limit.
+    pub max_concurrent: u32,
+    /// Sources remembered at the same time; attempts of further ones are refused. The table is
+    /// allocated at once so that it does not have to grow under load: 29 to 57 bytes for each,
+    /// most of which the kernel provides only when a bucket comes to lie there.
+    pub max_sources: usize,
+}
+
+/// Why a source is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpRefusal {
+    /// It connects too often.
+    RatePerIp {
+        /// When it will be admitted, in milliseconds from now, rounded up; at least 1.
+        retry_after_ms: u64,
+    },
+    /// It holds as many connections as it may.
+    ConcurrentPerIp,
+    /// It is new, and no more sources can be remembered.
+    TableFull,
+}
+
+/// One source. There may be as many of these as connections.
+#[derive(Debug)]
+struct Bucket {
+    key: SourceKey,
+    /// The theoretical arrival time of the next connection; the burst is whole when it is past.
+    arrival_ns: u64,
+    /// Connections that are open.
+    concurrent: u32,
+    /// Counted in `IpBuckets::limited`.
+    limited: bool,
+}
+
+const _: () = assert!(size_of::<Bucket>() == 24, "with its control byte, 25 a source");
+
+const NS_PER_MINUTE: u64 = 60_000_000_000;
+const NS_PER_MS: u64 = 1_000_000;
+
+/// How many places of a full table one attempt of a new source looks at for a bucket to remove.
+const EXPIRE_WHEN_FULL: usize = 64;
+
+/// The limits as the check needs them.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Between two connections, rounded up; 0 is no limit.
+    interval_ns: u64,
+    /// How far the theoretical arrival time may be ahead.
+    tolerance_ns: u64,
+    max_concurrent: u32,
+}
+
+/// The buckets of all sources of one shard.
+#[derive(Debug)]
+pub struct IpBuckets {
+    table: HashTable<Bucket>,
+    hasher: RandomState,
+    pace: Pace,
+    max_sources: usize,
+    /// Buckets with the `limited` mark.
+    limited: usize,
+    /// The place in the table where [`expire`](Self::expire) goes on.
+    next_place: usize,
+}
+
+impl IpBuckets {
+    /// An empty table. `hasher` has to be seeded unpredictably, or attackers can choose sources
+    /// that collide.
+    pub fn new(limits: IpLimits, hasher: RandomState) -> Self {
+        Self {
+            table: HashTable::with_capacity(limits.max_sources),
+            hasher,
+            pace: Pace::of(limits),
+            max_sources: limits.max_sources,
+            limited: 0,
+            next_place: 0,
+        }
+    }
+
+    /// Changes the limits. What a source has used stays used, as time, but at most one burst of
+    /// the new limits, counted from its next attempt: nobody waits for a limit that is gone.
+    /// Lowering `max_sources` removes nobody; raising it allocates.
+    pub fn set_limits(&mut self, limits: IpLimits) {
+        self.pace = Pace::of(limits);
+        self.max_sources = limits.max_sources;
+        let additional = limits.max_sources.saturating_sub(self.table.len());
+        self.table.reserve(additional, |bucket| self.hasher.hash_one(bucket.key));
+    }
+
+    /// Admits one connection of `source` and counts it until [`released`](Self::released).
+    ///
+    /// # Errors
+    /// The limit that forbids it; nothing was taken.
+    pub fn admit(&mut self, source: SourceKey, now_ns: u64) -> Result<(), IpRefusal> {
+        self.check(source, now_ns)?;
+        self.commit(source, now_ns);
+        Ok(())
+    }
+
+    /// Whether [`admit`](Self::admit) would succeed. It may remove buckets that have expired.
+    ///
+    /// # Errors
+    /// The limit that forbids it: concurrency before rate, as waiting for the rate would not
+    /// help then.
+    pub fn check(&mut self, source: SourceKey, now_ns: u64) -> Result<(), IpRefusal> {
+        let hash = self.hasher.hash_one(source);
+        if let Some(bucket) = self.table.find_mut(hash, |bucket| bucket.key == source) {
+            self.pace.refresh(bucket, now_ns, &mut self.limited);
+            return self.pace.judge(bucket, now_ns);
+        }
+        if self.table.len() >= self.max_sources {
+            self.expire(now_ns, EXPIRE_WHEN_FULL);
+        }
+        if self.table.len() >= self.max_sources { Err(IpRefusal::TableFull) } else { Ok(()) }
+    }
+
+    /// Counts one connection, after [`check`](Self::check) at the same time succeeded.
+    pub fn commit(&mut self, source: SourceKey, now_ns: u64) {
+        let hash = self.hasher.hash_one(source);
+        let new = || Bucket { key: source, arrival_ns: 0, concurrent: 0, limited: false };
+        let mut entry = self
+            .table
+            .entry(hash, |bucket| bucket.key == source, |bucket| self.hasher.hash_one(bucket.key))
+            .or_insert_with(new);
+        let bucket = entry.get_mut();
+        bucket.arrival_ns = bucket.arrival_ns.max(now_ns).saturating_add(self.pace.interval_ns);
+        bucket.concurrent += 1;
+        self.pace.refresh(bucket, now_ns, &mut self.limited);
+    }
+
+    /// A connection of `source` that was committed has ended.
+    ///
+    /// A source that is not known, or holds no connection, is a bug of the caller; in a release
+    /// build it changes nothing.
+    pub fn released(&mut self, source: SourceKey, now_ns: u64) {
+        let hash = self.hasher.hash_one(source);
+        let Ok(mut entry) = self.table.find_entry(hash, |bucket| bucket.key == source) else {
+            debug_assert!(false, "a connection of {source} was released that nobody had counted");
+            return;
+        };
+        let bucket = entry.get_mut();
+        debug_assert!(bucket.concurrent > 0, "{source} released more than it held");
+        bucket.concurrent = bucket.concurrent.saturating_sub(1);
+        self.pace.refresh(bucket, now_ns, &mut self.limited);
+        if bucket.is_expired(now_ns) {
+            debug_assert!(!bucket.limited, "an expired bucket limits nobody");
+            entry.remove();
+        }
+    }
+
+    /// Looks at the next `budget` places of the table, removes the buckets there that have
+    /// expired and refreshes what [`limited_sources`](Self::limited_sources) knows of the others.
+    /// Returns how many it removed. Meant for every tick, with a budget that comes round in
+    /// about a burst's refill time: [`places`](Self::places) says how many there are.
+    pub fn expire(&mut self, now_ns: u64, budget: usize) -> usize {
+        let before = self.table.len();
+        let places = self.table.num_buckets();
+        for _ in 0..budget.min(places) {
+            self.next_place = if self.next_place + 1 < places { self.next_place + 1 } else { 0 };
+            let Ok(mut entry) = self.table.get_bucket_entry(self.next_place) else { continue };
+            self.pace.refresh(entry.get_mut(), now_ns, &mut self.limited);
+            if entry.get().is_expired(now_ns) {
+                entry.remove();
+            }
+        }
+        before - self.table.len()
+    }
+
+    /// Sources whose next attempt would be refused for rate or concurrency.
+    ///
+    /// Counted as it happens, in constant time. A source is counted from the connection that
+    /// used up its limit, exactly. That its time has passed is noticed at its next attempt or
+    /// close, or when [`expire`](Self::expire) comes by: so the number can be too high by the
+    /// sources that recovered since the last round, and is never too low, except for a round
+    /// after limits were lowered.
+    pub fn limited_sources(&self) -> usize {
+        self.limited
+    }
+
+    /// Connections of `source` that are open.
+    pub fn concurrent(&self, source: SourceKey) -> u32 {
+        let hash = self.hasher.hash_one(source);
+        self.table.find(hash, |bucket| bucket.key == source).map_or(0, |bucket| bucket.concurrent)
+    }
+
+    /// Sources remembered.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// No source is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Places in the table: what a full round of [`expire`](Self::expire) looks at.
+    pub fn places(&self) -> usize {
+        self.table.num_buckets()
+    }
+}
+
+impl Bucket {
+    fn is_expired(&self, now_ns: u64) -> bool {
+        self.concurrent == 0 && self.arrival_ns <= now_ns
+    }
+}
+
+impl Pace {
+    fn of(limits: IpLimits) -> Self {
+        let rate = u64::from(limits.connections_per_minute);
+        let interval_ns = if rate == 0 { 0 } else { NS_PER_MINUTE.div_ceil(rate) };
+        Self {
+            interval_ns,
+            tolerance_ns: interval_ns.saturating_mul(u64::from(limits.burst.max(1)) - 1),
+            max_concurrent: limits.max_concurrent,
+        }
+    }
+
+    /// Whether the source may open one more connection.
+    fn judge(&self, bucket: &Bucket, now_ns: u64) -> Result<(), IpRefusal> {
+        if self.max_concurrent > 0 && bucket.concurrent >= self.max_concurrent {
+            return Err(IpRefusal::ConcurrentPerIp);
+        }
+        let earliest_ns = bucket.arrival_ns.saturating_sub(self.tolerance_ns);
+        match earliest_ns.saturating_sub(now_ns) {
+            0 => Ok(()),
+            wait_ns => Err(IpRefusal::RatePerIp { retry_after_ms: wait_ns.div_ceil(NS_PER_MS) }),
+        }
+    }
+
+    /// Brings the bucket up to date with limits that may have changed, and its mark and the
+    /// number of marks with the time.
+    fn refresh(&self, bucket: &mut Bucket, now_ns: u64, limited: &mut usize) {
+        let full_ns = self.tolerance_ns.saturating_add(self.interval_ns);
+        bucket.arrival_ns = bucket.arrival_ns.min(now_ns.saturating_add(full_ns));
+        let is_limited = self.judge(bucket, now_ns).is_err();
+        *limited = *limited + usize::from(is_limited) - usize::from(bucket.limited);
+        bucket.limited = is_limited;
+    }
+}
+
+#[cfg(test)]
+mod tests;
