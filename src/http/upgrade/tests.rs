@@ -3,6 +3,7 @@
 
 use super::super::request::{HEAD_BYTES_MAX, Head, HeadScanner, client_upgrade};
 use super::*;
+use proptest::prelude::*;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const GOOD: [&str; 5] = [
@@ -436,4 +437,31 @@ fn the_load_tools_own_request_is_accepted() {
     client_upgrade("127.0.0.1:8080", "/echo?x=1", KEY, &mut out);
     let upgrade = parse(&out, &UpgradeRules::default()).unwrap();
     assert_eq!((upgrade.path, upgrade.host, upgrade.key), ("/echo", "127.0.0.1:8080", KEY));
+}
+
+proptest! {
+    #[test]
+    fn damaged_requests_are_judged_the_same_however_they_are_cut(
+        edits in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = plus(&["Origin: https://ok.example", "Content-Length: 0"]);
+        for (at, byte, insert) in edits {
+            let at = at.index(bytes.len());
+            if insert {
+                bytes.insert(at, byte);
+            } else {
+                bytes[at] = byte;
+            }
+        }
+        let whole = judge(&bytes, std::iter::once(bytes.len()));
+        prop_assert_eq!(judge(&bytes, [cut.index(bytes.len()), bytes.len()].into_iter()), whole);
+    }
+
+    #[test]
+    fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = judge(&bytes, 0..=bytes.len());
+        let _ = parse(&bytes, &UpgradeRules::default());
+    }
 }
