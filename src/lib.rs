@@ -15,6 +15,7 @@ pub mod close_reason;
 pub mod config;
 pub mod connection;
 pub mod coordinator;
+pub mod exit_code;
 pub mod handler;
 pub mod http;
 pub mod limits;

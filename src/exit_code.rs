@@ -1,0 +1,27 @@
+//! What the process says when it ends: one number for each way, so that a supervisor, a
+//! deploy script and a person reading `systemctl status` can tell them apart.
+//!
+//! 64, 69, 70, 75 and 78 are those of `sysexits.h`; scripts that know them need no table.
+
+/// Every connection left, every stage was done: the ordinary end after a drain.
+pub const DRAINED: u8 = 0;
+
+/// The process ended after a panic (within `shutdown.force_timeout_ms`), or a subcommand
+/// that asks a question (`healthcheck`) got "no" for an answer.
+pub const PANICKED: u8 = 1;
+
+/// Wrong usage of the command line (`EX_USAGE`): nothing was started.
+pub const USAGE: u8 = 64;
+
+/// io_uring cannot be used on this machine (`EX_UNAVAILABLE`): the log names the cause.
+pub const UNAVAILABLE: u8 = 69;
+
+/// `shutdown.deadline_ms` ended the process before its stages were done (`EX_SOFTWARE`).
+pub const DEADLINE: u8 = 70;
+
+/// A second signal, or `DELETE /api/v1/shutdown/shutdown`, cut the drain short
+/// (`EX_TEMPFAIL`).
+pub const FORCED: u8 = 75;
+
+/// The configuration is refused (`EX_CONFIG`): every error was printed, nothing was started.
+pub const CONFIG: u8 = 78;
