@@ -1,1 +1,44 @@
-//! (being built)
+//! The configuration: one table of keys, four places a value may be written, one typed result.
+//!
+//! A value goes through two stages. *As written*: each source (`file`, `environment`,
+//! flags) is read into a layer of values that obey their key's rule, each with the place it
+//! was written at. *As resolved*: the layers are laid over each other (flags beat environment
+//! beats file beats profile beats default), what depends on another key is filled in, and the
+//! result is [`Config`].
+//!
+//! - `table`: the keys; types, defaults, ranges, environment names and explanations come
+//!   from here and nowhere else
+//! - `key`, `rule`, `value`, `allowed_origin`: what a key is and which values it takes
+//! - `source`, `written`, `file`, `environment`: as written
+//! - `resolved`: as resolved, and the checks between keys
+//! - `default_file`: the table printed as a commented file
+//! - `error`: everything that can be wrong, one line each
+//!
+//! Not here: what a value does. A key exists only once something obeys it; setting any other
+//! is an error, so that a misspelt or future setting is never silently without effect.
+
+mod allowed_origin;
+mod default_file;
+mod environment;
+mod error;
+mod file;
+mod key;
+mod resolved;
+mod rule;
+mod source;
+mod table;
+mod value;
+mod written;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use key::{KEYS, Key, LegacyName, Preset};
+pub use resolved::ShownValue;
+pub use rule::Rule;
+pub use source::{FlagValue, Source, Sources};
+pub use table::{
+    Admin, Admission, Config, Debugging, Handshake, Keepalive, Log, Metrics, Server, Shutdown,
+};
+pub use value::{LogFormat, Secret, Value};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+//! The configuration as resolved: the layers laid over each other, what depends on another key
+//! filled in, and the checks between keys.
+//!
+//! Every error of every source is collected before the answer is given.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::environment;
+use super::error::{ConfigError, ConfigErrors};
+use super::file;
+use super::key::{KEYS, Key};
+use super::source::{Origin, Source, Sources};
+use super::table::Config;
+use super::value::{Secret, Value};
+use super::written::{Layer, Written, quiet};
+
+/// Limits for a machine on which people write software: a reload of a page full of sockets,
+/// again and again from one address, is no attack there.
+const PROFILES: &[(&str, &[(&str, u64)])] = &[(
+    "development",
+    &[
+        ("admission.connections_per_ip_per_minute", 120),
+        ("admission.global_connections_per_second", 2_000),
+        ("admission.max_global_connections", 100_000),
+    ],
+)];
+
+/// A resolved value for people and for `/api/v1/shutdown/config`; a secret is masked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShownValue {
+    /// The key's name, `section.key`.
+    pub key: &'static str,
+    /// The value in force, in the key's unit.
+    pub value: Value,
+    /// Where it was written: `default`, `profile NAME`, `file PATH:LINE`, `environment NAME`
+    /// or `flag NAME`, with a note if it was changed to fit another key.
+    pub source: String,
+}
+
+impl Config {
+    /// Reads the sources and resolves them.
+    ///
+    /// # Errors
+    ///
+    /// Every value that is refused, every unknown name, every contradiction, and a file that
+    /// cannot be read: the process should print them and end with
+    /// [`exit_code::CONFIG`](crate::exit_code::CONFIG).
+    pub fn load(sources: Sources) -> Result<Config, ConfigErrors> {
+        let mut errors = Vec::new();
+        let profile = profile_layer(&sources, &mut errors);
+        let file = file_layer(&sources, &mut errors);
+        let (environment, warnings) = environment::read(&sources.environment);
+        let flags = Layer::from_flags(&sources.flags);
+
+        let mut values = BTreeMap::new();
+        for layer in [profile, file, environment, flags] {
+            values.extend(layer.values);
+            errors.extend(layer.errors);
+        }
+        let mut config = Config::from_written(&values);
+        config.warnings = warnings;
+        config.fill_in();
+        config.check(&mut errors);
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// Every key in the order of the table, with the value in force and its source.
+    #[must_use]
+    pub fn shown(&self) -> Vec<ShownValue> {
+        let values = KEYS.iter().zip(self.values()).zip(&self.origins);
+        values
+            .map(|((key, value), origin)| ShownValue {
+                key: key.name,
+                value: mask(key, value),
+                source: match &origin.note {
+                    Some(note) => format!("{}, {note}", origin.source),
+                    None => origin.source.to_string(),
+                },
+            })
+            .collect()
+    }
+
+    /// Where the value of the key of this name was written; `None` if there is no such key.
+    #[must_use]
+    pub fn source(&self, key: &str) -> Option<&Source> {
+        Key::position(key).and_then(|at| self.origins.get(at)).map(|origin| &origin.source)
+    }
+
+    fn from_written(written: &BTreeMap<&'static str, Written>) -> Config {
+        let mut values = Vec::with_capacity(KEYS.len());
+        let mut origins = Vec::with_capacity(KEYS.len());
+        for key in KEYS {
+            let (value, source) = match written.get(key.name) {
+                Some(written) => (written.value.clone(), written.source.clone()),
+                None => (key.preset_value(), Source::Default),
+            };
+            values.push(value);
+            origins.push(Origin { source, note: None });
+        }
+        Config::from_values(values, origins)
+    }
+
+    fn note(&mut self, key: &str, note: String) {
+        let at = Key::position(key);
+        if let Some(origin) = at.and_then(|at| self.origins.get_mut(at)) {
+            origin.note = Some(note);
+        }
+    }
+
+    /// Gives values that stand for "as another key says" that key's value, and makes the
+    /// stages of a shutdown fit into its deadline.
+    fn fill_in(&mut self) {
+        let admission = &mut self.admission;
+        if admission.connections_per_ip_burst == 0 {
+            admission.connections_per_ip_burst = admission.connections_per_ip_per_minute;
+            let note = "same as admission.connections_per_ip_per_minute".to_owned();
+            self.note("admission.connections_per_ip_burst", note);
+        }
+        if self.shutdown.reconnect_per_second == 0 {
+            self.shutdown.reconnect_per_second = self.admission.global_connections_per_second;
+            let note = "same as admission.global_connections_per_second".to_owned();
+            self.note("shutdown.reconnect_per_second", note);
+        }
+        self.cut_stages();
+        if self.debug.fault_injection {
+            self.warnings.push(
+                "debug.fault_injection is on: the admin API can make a shard panic or stall"
+                    .to_owned(),
+            );
+        }
+        if self.admin.token.is_some() && matches!(self.source("admin.token"), Some(Source::Flag(_)))
+        {
+            self.warnings.push(
+                "admin.token is on the command line, where every user of this machine can read \
+                 it; TIDEGATE_ADMIN__TOKEN is not"
+                    .to_owned(),
+            );
+        }
+    }
+
+    /// A cap longer than the deadline is no error: an operator who wants to be done in 10 s
+    /// sets the one deadline. Caps that fit one by one and not together are left as they are,
+    /// because a stage that ends early leaves its time to the next.
+    fn cut_stages(&mut self) {
+        let deadline_ms = self.shutdown.deadline_ms;
+        let stages = [
+            ("shutdown.pre_drain_delay_ms", &mut self.shutdown.pre_drain_delay_ms),
+            ("shutdown.notice_ms", &mut self.shutdown.notice_ms),
+            ("shutdown.drain_ms", &mut self.shutdown.drain_ms),
+            ("shutdown.close_timeout_ms", &mut self.shutdown.close_timeout_ms),
+        ];
+        let mut cut = Vec::new();
+        for (name, stage_ms) in stages {
+            if *stage_ms > deadline_ms {
+                cut.push((name, *stage_ms));
+                *stage_ms = deadline_ms;
+            }
+        }
+        let stages = &self.shutdown;
+        let sum_ms = stages.pre_drain_delay_ms + stages.notice_ms + stages.drain_ms;
+        if cut.is_empty() && sum_ms > deadline_ms {
+            self.warnings.push(format!(
+                "shutdown.pre_drain_delay_ms, shutdown.notice_ms and shutdown.drain_ms add up to \
+                 {sum_ms} ms; the last of them gets what shutdown.deadline_ms = {deadline_ms} ms \
+                 leaves"
+            ));
+        }
+        for (name, written_ms) in cut {
+            self.note(name, "cut to shutdown.deadline_ms".to_owned());
+            self.warnings.push(format!(
+                "{name} = {written_ms} ms is longer than shutdown.deadline_ms and is cut to \
+                 {deadline_ms} ms"
+            ));
+        }
+    }
+
+    /// The checks between keys. One whose keys have an error already is left out: what they
+    /// would resolve to is not what the operator meant.
+    fn check(&self, errors: &mut Vec<ConfigError>) {
+        let mut refuse = |keys: &'static [&'static str], message: String| {
+            let unclear = keys.iter().any(|key| errors.iter().any(|error| error.concerns(key)));
+            if !unclear {
+                errors.push(ConfigError::Contradiction { keys, message });
+            }
+        };
+        if !self.admin.listen.ip().to_canonical().is_loopback() && self.admin.token.is_none() {
+            refuse(
+                &["admin.listen", "admin.token"],
+                format!(
+                    "{}: admin.listen = {} can be reached from other machines, and admin.token \
+                     is not set; set TIDEGATE_ADMIN__TOKEN to at least 16 characters, or listen \
+                     on 127.0.0.1",
+                    self.source("admin.listen").unwrap_or(&Source::Default),
+                    self.admin.listen,
+                ),
+            );
+        }
+        if collide(self.server.listen, self.admin.listen) {
+            refuse(
+                &["server.listen", "admin.listen"],
+                format!(
+                    "{}: server.listen = {} takes the port of admin.listen = {} ({}); give one \
+                     of them another port",
+                    self.source("server.listen").unwrap_or(&Source::Default),
+                    self.server.listen,
+                    self.admin.listen,
+                    self.source("admin.listen").unwrap_or(&Source::Default),
+                ),
+            );
+        }
+    }
+}
+
+/// All defaults, without looking at any source.
+impl Default for Config {
+    fn default() -> Self {
+        let mut config = Config::from_written(&BTreeMap::new());
+        config.fill_in();
+        config
+    }
+}
+
+fn mask(key: &Key, value: Value) -> Value {
+    match value {
+        Value::Text(text) if key.is_secret() && !text.is_empty() => {
+            Value::Text(Secret::MASK.to_owned())
+        }
+        value => value,
+    }
+}
+
+/// Whether one of two listeners would get in the way of the other. A wildcard covers every
+/// address; port 0 takes a free port.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |ip: std::net::IpAddr| ip.is_unspecified();
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip() == other.ip() || covers(one.ip()) || covers(other.ip()))
+}
+
+fn profile_layer(sources: &Sources, errors: &mut Vec<ConfigError>) -> Layer {
+    let in_environment = environment::lookup(&sources.environment, environment::PROFILE_NAME);
+    let (name, source) = match (&sources.profile, in_environment) {
+        (Some(name), _) => (name.clone(), Source::Flag("--profile".to_owned())),
+        (None, Some(name)) => (
+            name.to_string_lossy().into_owned(),
+            Source::Environment(environment::PROFILE_NAME.to_owned()),
+        ),
+        (None, None) => return Layer::default(),
+    };
+    let Some((profile, values)) = PROFILES.iter().find(|(profile, _)| *profile == name) else {
+        let known: Vec<_> = PROFILES.iter().map(|(profile, _)| *profile).collect();
+        errors.push(ConfigError::UnknownName {
+            source,
+            name: format!("profile {}", quiet(&name)),
+            advice: format!("this version has {}", known.join(", ")),
+        });
+        return Layer::default();
+    };
+    let mut layer = Layer::default();
+    for (name, number) in *values {
+        if let Some(key) = Key::find(name) {
+            let found = number.to_string();
+            let read = key.rule.read_text(&found);
+            layer.take(key, Source::Profile(profile), found, read);
+        }
+    }
+    layer
+}
+
+fn file_layer(sources: &Sources, errors: &mut Vec<ConfigError>) -> Layer {
+    let in_environment =
+        || environment::lookup(&sources.environment, environment::FILE_NAME).map(PathBuf::from);
+    let Some(path) = sources.file.clone().or_else(in_environment) else {
+        return Layer::default();
+    };
+    match std::fs::read(&path).map(String::from_utf8) {
+        Ok(Ok(text)) => file::read(&path, &text),
+        Ok(Err(_)) => {
+            let message = "it is not UTF-8".to_owned();
+            errors.push(ConfigError::BadFile { path, line: None, message });
+            Layer::default()
+        }
+        Err(error) => {
+            let message = format!("it cannot be read: {error}");
+            errors.push(ConfigError::BadFile { path, line: None, message });
+            Layer::default()
+        }
+    }
+}

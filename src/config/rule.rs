@@ -1,0 +1,209 @@
+//! Which values a key takes, and reading one from text (environment, flags) or from TOML.
+//!
+//! A value that leaves here obeys its rule; nothing after this checks a range again.
+
+use std::net::SocketAddr;
+
+use toml::de::DeValue;
+
+use super::allowed_origin;
+use super::value::{LogFormat, Value};
+
+/// The values a key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// `IP:PORT`; a name is not looked up, because what it means can change between starts.
+    Address,
+    /// A whole number from `min` to `max`.
+    Number {
+        /// The least, in the key's unit.
+        min: u64,
+        /// The most, in the key's unit.
+        max: u64,
+        /// What 0 means, where 0 is allowed besides the range.
+        zero: Option<&'static str>,
+    },
+    /// A power of two from `min` to `max`.
+    PowerOfTwo {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// A WebSocket close code that may be sent (RFC 6455, section 7.4).
+    CloseCode,
+    /// `true` or `false`; the environment and flags may also say `1` or `0`.
+    Switch,
+    /// The name of a log format.
+    LogFormat,
+    /// Origins, each exact or with a leading `*.` label; separated by commas outside the file.
+    Origins,
+    /// Empty, or visible ASCII (it travels in a header) of at least `min_chars`.
+    Secret {
+        /// The least number of characters.
+        min_chars: usize,
+    },
+    /// A path; empty for none.
+    Path,
+}
+
+/// A number from `min` to `max`.
+pub(super) const fn between(min: u64, max: u64) -> Rule {
+    Rule::Number { min, max, zero: None }
+}
+
+/// 0, which means `zero`, or a number from `min` to `max`.
+pub(super) const fn zero_or(zero: &'static str, min: u64, max: u64) -> Rule {
+    Rule::Number { min, max, zero: Some(zero) }
+}
+
+/// The longest secret: what fits in a request head beside everything else.
+const SECRET_MAX_CHARS: usize = 1024;
+
+/// Why a value is refused, where the range alone does not say it.
+pub(super) type Hint = Option<String>;
+
+impl Rule {
+    /// The allowed values in words, without the unit.
+    #[must_use]
+    pub fn allowed(&self) -> String {
+        match self {
+            Rule::Address => "IP:PORT, as in 127.0.0.1:8080 or [::1]:8080".to_owned(),
+            Rule::Number { min, max, zero: None } => format!("{min} to {max}"),
+            Rule::Number { min, max, zero: Some(zero) } => {
+                format!("0 ({zero}), or {min} to {max}")
+            }
+            Rule::PowerOfTwo { min, max } => format!("a power of two from {min} to {max}"),
+            Rule::CloseCode => {
+                "1000 to 1014 without 1004, 1005 and 1006, which are never sent, or 3000 to 4999"
+                    .to_owned()
+            }
+            Rule::Switch => "true or false".to_owned(),
+            Rule::LogFormat => LogFormat::NAMES.join(", "),
+            Rule::Origins => "origins as a browser sends them, as in https://example.com, or \
+                 https://*.example.com for every name below it"
+                .to_owned(),
+            Rule::Secret { min_chars } => {
+                format!("empty, or {min_chars} to {SECRET_MAX_CHARS} visible ASCII characters")
+            }
+            Rule::Path => "a path, or empty for none".to_owned(),
+        }
+    }
+
+    /// Reads a value from the environment or a flag.
+    pub(super) fn read_text(&self, text: &str) -> Result<Value, Hint> {
+        self.read_scaled(text, 1)
+    }
+
+    /// Reads a value that, if it is a number, is written in a unit `factor` times the key's.
+    pub(super) fn read_scaled(&self, text: &str, factor: u64) -> Result<Value, Hint> {
+        let value = match self {
+            Rule::Address => Value::Address(read_address(text)?),
+            Rule::Number { .. } | Rule::PowerOfTwo { .. } | Rule::CloseCode => {
+                Value::Number(read_number(text)?.checked_mul(factor).ok_or(None)?)
+            }
+            Rule::Switch => match text {
+                "true" | "1" => Value::Switch(true),
+                "false" | "0" => Value::Switch(false),
+                _ => return Err(None),
+            },
+            Rule::LogFormat | Rule::Secret { .. } | Rule::Path => Value::Text(text.to_owned()),
+            Rule::Origins => Value::List(
+                text.split(',')
+                    .map(str::trim)
+                    .filter(|origin| !origin.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
+            ),
+        };
+        self.check(&value)?;
+        Ok(value)
+    }
+
+    /// Reads a value from the file, where its TOML type must be the right one.
+    pub(super) fn read_toml(&self, written: &DeValue<'_>) -> Result<Value, Hint> {
+        let wrong_type = |expected: &str| Some(format!("{expected} is expected here"));
+        let value = match self {
+            Rule::Address => {
+                let text = written.as_str().ok_or_else(|| wrong_type("a string"))?;
+                Value::Address(read_address(text)?)
+            }
+            Rule::Number { .. } | Rule::PowerOfTwo { .. } | Rule::CloseCode => {
+                let number =
+                    written.as_integer().ok_or_else(|| wrong_type("a number without quotes"))?;
+                // What does not fit is far out of range: the message shows what was written.
+                Value::Number(
+                    u64::from_str_radix(number.as_str(), number.radix()).map_err(|_| None)?,
+                )
+            }
+            Rule::Switch => Value::Switch(written.as_bool().ok_or(None)?),
+            Rule::LogFormat | Rule::Secret { .. } | Rule::Path => {
+                Value::Text(written.as_str().ok_or_else(|| wrong_type("a string"))?.to_owned())
+            }
+            Rule::Origins => {
+                let texts = written.as_array().ok_or_else(|| wrong_type("a list of strings"))?;
+                let texts = texts.iter().map(|text| text.get_ref().as_str().map(str::to_owned));
+                let texts: Option<Vec<_>> = texts.collect();
+                Value::List(texts.ok_or_else(|| wrong_type("a list of strings"))?)
+            }
+        };
+        self.check(&value)?;
+        Ok(value)
+    }
+
+    /// Whether a value of the right type is one of the allowed ones.
+    fn check(&self, value: &Value) -> Result<(), Hint> {
+        let allowed = match (self, value) {
+            (Rule::Number { min, max, zero }, Value::Number(number)) => {
+                (min..=max).contains(&number) || (zero.is_some() && *number == 0)
+            }
+            (Rule::PowerOfTwo { min, max }, Value::Number(number)) => {
+                (min..=max).contains(&number) && number.is_power_of_two()
+            }
+            (Rule::CloseCode, Value::Number(code)) => {
+                matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+            }
+            (Rule::LogFormat, Value::Text(name)) => LogFormat::NAMES.contains(&name.as_str()),
+            (Rule::Secret { min_chars }, Value::Text(text)) => {
+                return check_secret(text, *min_chars);
+            }
+            (Rule::Origins, Value::List(origins)) => {
+                for origin in origins {
+                    allowed_origin::check(origin)
+                        .map_err(|problem| Some(format!("{origin:?}: {problem}")))?;
+                }
+                true
+            }
+            (Rule::Path, Value::Text(path)) => !path.contains('\0'),
+            _ => true,
+        };
+        if allowed { Ok(()) } else { Err(None) }
+    }
+}
+
+/// The hint counts characters and never repeats them.
+fn check_secret(text: &str, min_chars: usize) -> Result<(), Hint> {
+    let chars = text.chars().count();
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Some("it contains a space, a line end or something else".to_owned()));
+    }
+    if chars != 0 && !(min_chars..=SECRET_MAX_CHARS).contains(&chars) {
+        return Err(Some(format!("it has {chars} characters")));
+    }
+    Ok(())
+}
+
+fn read_address(text: &str) -> Result<SocketAddr, Hint> {
+    text.parse().map_err(|_| None)
+}
+
+/// Digits, with `_` between them as in TOML. A sign is not a digit, so `-1` and `+1` are not
+/// numbers here, although `u64::from_str` would take the latter.
+fn read_number(text: &str) -> Result<u64, Hint> {
+    let framed = text.starts_with('_') || text.ends_with('_') || text.contains("__");
+    let digits = text.replace('_', "");
+    if framed || digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(None);
+    }
+    digits.parse().map_err(|_| None)
+}

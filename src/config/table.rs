@@ -1,0 +1,313 @@
+//! The keys: the single source of their types, defaults, ranges, units, names and reasons.
+//!
+//! One entry makes the typed field of [`Config`], the row of [`KEYS`] from which files, the
+//! environment and flags are read, and the lines of the printed default file. The doc comment
+//! of an entry is the explanation in that file, so it is written for the operator.
+//!
+//! An entry reads: name, Rust type, default, allowed values, unit, environment names of other
+//! systems. A key is added together with what obeys it.
+
+use super::key::{Key, LegacyName, Preset};
+use super::rule::{Rule, between, zero_or};
+use super::source::Origin;
+use super::value::{LogFormat, Secret, Setting, Value};
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use Preset::{Number, Switch, Text};
+
+const MIB: u64 = 1 << 20;
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// The highest rate that can be set: one for each 10 nanoseconds, beyond what any machine
+/// accepts, so that it serves as "no limit" where 0 has no such meaning.
+const RATE_MAX: u64 = 100_000_000;
+
+/// The most connections that can be set: a hundred times what one machine holds today.
+const CONNECTIONS_MAX: u64 = 1_000_000_000;
+
+const fn legacy(name: &'static str, unit: &'static str) -> LegacyName {
+    LegacyName { name, factor: 1, unit }
+}
+
+const fn legacy_seconds(name: &'static str) -> LegacyName {
+    LegacyName { name, factor: 1000, unit: "s" }
+}
+
+macro_rules! keys {
+    ($(
+        $(#[doc = $section_about:literal])*
+        $section:ident: $Section:ident {
+            $(
+                $(#[doc = $about:literal])*
+                $field:ident: $Type:ty = $preset:expr, $rule:expr, $unit:literal
+                    $(, also $legacy:expr)*;
+            )*
+        }
+    )*) => {
+        /// Every key, by section, in the order of the default file.
+        pub const KEYS: &[Key] = &[$($(
+            Key {
+                name: concat!(stringify!($section), ".", stringify!($field)),
+                preset: $preset,
+                rule: $rule,
+                unit: $unit,
+                legacy: &[$($legacy),*],
+                about: &[$($about),*],
+            },
+        )*)*];
+
+        /// The sections in order, each with its explanation.
+        pub(super) const SECTIONS: &[(&str, &[&str])] =
+            &[$((stringify!($section), &[$($section_about),*])),*];
+
+        $(
+            $(#[doc = $section_about])*
+            #[derive(Debug, Clone, PartialEq)]
+            pub struct $Section {
+                $(
+                    $(#[doc = $about])*
+                    #[doc = ""]
+                    #[doc = concat!(
+                        "Default `", stringify!($preset), "`, allowed `", stringify!($rule),
+                        "`, unit: ", $unit, "."
+                    )]
+                    pub $field: $Type,
+                )*
+            }
+        )*
+
+        /// The configuration in force: one struct for each section, one field for each key.
+        ///
+        /// Values obey their ranges. Those that stand for another key's value, and caps longer
+        /// than the deadline they are part of, have been replaced.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {
+            $(
+                $(#[doc = $section_about])*
+                pub $section: $Section,
+            )*
+            /// What the operator should know although nothing is refused; to be logged at the
+            /// start.
+            pub warnings: Vec<String>,
+            /// Where each value comes from, in the order of [`KEYS`].
+            pub(super) origins: Vec<Origin>,
+        }
+
+        impl Config {
+            /// Makes the typed form of `values`, one for each key in the order of [`KEYS`].
+            pub(super) fn from_values(values: Vec<Value>, origins: Vec<Origin>) -> Config {
+                assert_eq!(values.len(), KEYS.len(), "one value for each key");
+                let mut values = values.into_iter();
+                Config {
+                    $($section: $Section {
+                        $($field: next(&mut values),)*
+                    },)*
+                    warnings: Vec::new(),
+                    origins,
+                }
+            }
+
+            /// The values in the order of [`KEYS`], secrets included.
+            pub(super) fn values(&self) -> Vec<Value> {
+                vec![$($(self.$section.$field.to_value(),)*)*]
+            }
+        }
+    };
+}
+
+fn next<T: Setting>(values: &mut impl Iterator<Item = Value>) -> T {
+    values.next().map_or_else(|| unreachable!("values were counted"), T::from_value)
+}
+
+keys! {
+    /// The client listener, its shards, and what one connection may hold.
+    server: Server {
+        /// Where clients connect. Port 0 takes a free port.
+        listen: SocketAddr = Text("0.0.0.0:8080"), Rule::Address, "";
+
+        /// How many shards there are; each is a thread with its own ring, listener and
+        /// connections. More shards than cores only make sense where the limit on open files
+        /// is small, because it counts per ring.
+        shards: usize = Number(0), zero_or("one per available core", 1, 1024), "shards";
+
+        /// Whether each shard stays on one core. A shard's memory is then always near its
+        /// core. Turn it off where other busy programs share the machine.
+        pin_shards: bool = Switch(true), Rule::Switch, "";
+
+        /// Whether /echo exists. It sends every message back, for conformance tests and
+        /// benchmarks; off because it is work that anyone could cause.
+        echo: bool = Switch(false), Rule::Switch, "";
+
+        /// Which web pages may connect, by the Origin that the browser sends. Clients that
+        /// send no Origin are not browsers and always may. An empty list allows every page,
+        /// which is right only if a connection by itself gives access to nothing.
+        allowed_origins: Vec<String> = Text(""), Rule::Origins, "";
+
+        /// The longest message a client may send, over all its fragments; a longer one closes
+        /// the connection with 1009. It bounds what one client can make the server keep.
+        max_message_bytes: usize = Number(MIB), between(1, 256 * MIB), "bytes";
+
+        /// How much may wait to be sent on one connection; more closes it as too slow. One
+        /// message may always be queued when nothing else is, however long it is, so this can
+        /// be smaller than a message.
+        max_queued_bytes: usize = Number(MIB), between(1024, 1024 * MIB), "bytes";
+
+        /// A send that makes no progress for this long cuts the connection: the client has
+        /// stopped reading, or is gone without a word.
+        write_timeout_ms: u64 = Number(30_000), between(10, HOUR_MS), "ms";
+
+        /// How many accepted connections the kernel keeps for each shard until it takes them.
+        /// The kernel silently uses net.core.somaxconn if that is less.
+        backlog: u32 = Number(65_535), between(1, 1 << 20), "connections";
+
+        /// How many receive buffers a shard has. They are lent only while bytes are being
+        /// read, so they are few however many connections there are; each must hold a buffer
+        /// for as many reads as complete in one turn.
+        receive_buffers: u16 =
+            Number(512), Rule::PowerOfTwo { min: 16, max: 32_768 }, "buffers per shard";
+
+        /// The size of a receive buffer. A page holds most messages whole; a longer one is
+        /// put together from several reads.
+        receive_buffer_bytes: u32 = Number(4096), between(512, 65_536), "bytes";
+
+        /// How many connections a shard has places for in the kernel. The limit on open files
+        /// (RLIMIT_NOFILE) bounds it too; set it lower to bound the table's memory.
+        direct_descriptors: u32 =
+            Number(0), zero_or("as many as RLIMIT_NOFILE allows", 1, 1 << 20),
+            "descriptors per shard";
+    }
+
+    /// The admin listener: health, metrics, drain.
+    admin: Admin {
+        /// Where the admin API is served. Whoever reaches it can end the server, so it is on
+        /// loopback; anywhere else it requires admin.token.
+        listen: SocketAddr = Text("127.0.0.1:8081"), Rule::Address, "";
+
+        /// What a request must bring, as Authorization: Bearer or X-API-Key; empty for none.
+        /// Better set in the environment than here, unless only the server can read the file.
+        token: Option<Secret> = Text(""), Rule::Secret { min_chars: 16 }, "";
+    }
+
+    /// Who is let in, and how fast. The order is: source, global rate, capacity.
+    admission: Admission {
+        /// How many connections one source may open in a minute, evenly spread, once its
+        /// burst is used up. A source is an IPv4 address or an IPv6 /64. The default suits
+        /// people, who open one and come back a few times; a big NAT may need more.
+        connections_per_ip_per_minute: u64 =
+            Number(60), zero_or("no limit", 1, 60_000_000), "connections per minute",
+            also legacy("CONNECTIONS_PER_IP_PER_MINUTE", "connections per minute");
+
+        /// How many connections a source that was quiet for long may open at once.
+        connections_per_ip_burst: u64 =
+            Number(0),
+            zero_or("the same as admission.connections_per_ip_per_minute", 1, 60_000_000),
+            "connections";
+
+        /// How many connections one source may have open at the same time.
+        max_connections_per_ip: u64 =
+            Number(0), zero_or("no limit", 1, CONNECTIONS_MAX), "connections";
+
+        /// How many sources are remembered at the same time, over all shards. It bounds the
+        /// memory that a flood from many addresses can take.
+        max_tracked_sources: u64 = Number(1_000_000), between(1, CONNECTIONS_MAX), "sources";
+
+        /// How many connections are let in per second, from everywhere. It bounds the work of
+        /// a reconnect storm; a drain paces its clients by the same number.
+        global_connections_per_second: u64 =
+            Number(1000), between(1, RATE_MAX), "connections per second",
+            also legacy("GLOBAL_CONNECTIONS_PER_SECOND", "connections per second");
+
+        /// How many connections are open at the same time, at most, over all shards.
+        max_global_connections: u64 =
+            Number(10_000_000), between(1, CONNECTIONS_MAX), "connections",
+            also legacy("MAX_GLOBAL_CONNECTIONS", "connections");
+    }
+
+    /// From the accepted connection to the WebSocket.
+    handshake: Handshake {
+        /// How long a client may take for its upgrade request, from the moment it is
+        /// accepted. Bytes that trickle in do not extend it.
+        timeout_ms: u64 = Number(5000), between(10, 10 * MINUTE_MS), "ms";
+    }
+
+    /// Finding out that a silent client is gone.
+    keepalive: Keepalive {
+        /// How long a connection is silent before it is sent a Ping. Many proxies cut what is
+        /// silent for 30 or 60 seconds; the default stays below both.
+        ping_interval_ms: u64 = Number(25_000), zero_or("never", 10, DAY_MS), "ms";
+
+        /// How long a client may take to answer a Ping before it counts as gone.
+        timeout_ms: u64 = Number(10_000), between(10, HOUR_MS), "ms";
+    }
+
+    /// How the server ends. The stages come one after the other, inside one deadline.
+    shutdown: Shutdown {
+        /// When the process ends, whatever is left to do. Whoever supervises it must wait
+        /// longer than this before it kills (systemd TimeoutStopSec, Kubernetes
+        /// terminationGracePeriodSeconds).
+        deadline_ms: u64 = Number(30_000), between(10, DAY_MS), "ms",
+            also legacy("SHUTDOWN_TIMEOUT_MS", "ms"),
+            also legacy_seconds("SHUTDOWN_GRACEFUL_TIMEOUT");
+
+        /// How long connections are still accepted after readiness turned to 503, so that
+        /// load balancers notice first.
+        pre_drain_delay_ms: u64 = Number(0), between(0, DAY_MS), "ms";
+
+        /// How long clients have between the notice and the first Close.
+        notice_ms: u64 = Number(500), between(0, DAY_MS), "ms";
+
+        /// How long the drain may take; what is still connected then is cut.
+        drain_ms: u64 = Number(15_000), between(0, DAY_MS), "ms",
+            also legacy("MAX_CONNECTION_DRAIN_TIME", "ms");
+
+        /// How long one client may take to answer a Close before its connection is cut.
+        close_timeout_ms: u64 = Number(5000), between(0, DAY_MS), "ms";
+
+        /// The close code that clients are sent. Many libraries take 1001 for "the page was
+        /// left" and 1012 for "come back soon".
+        close_code: u16 = Number(1001), Rule::CloseCode, "";
+
+        /// How many connections are closed per second. A rate that cannot empty the server in
+        /// the time of the drain is reported when the drain starts.
+        drain_connections_per_second: u64 =
+            Number(0), zero_or("as fast as it takes to be done in time", 1, RATE_MAX),
+            "connections per second";
+
+        /// The pace at which the clients that leave are told to come back, so that they arrive
+        /// where they are let in.
+        reconnect_per_second: u64 =
+            Number(0),
+            zero_or("the same as admission.global_connections_per_second", 1, RATE_MAX),
+            "connections per second";
+
+        /// How long the process may go on after a panic before it ends by force.
+        force_timeout_ms: u64 = Number(5000), between(10, HOUR_MS), "ms",
+            also legacy("FORCE_SHUTDOWN_TIMEOUT_MS", "ms");
+
+        /// Where the report of a shutdown is written, as JSON: a process that has ended cannot
+        /// be asked any more.
+        report_file: Option<PathBuf> = Text(""), Rule::Path, "";
+    }
+
+    /// What /metrics serves.
+    metrics: Metrics {
+        /// Whether the names that older dashboards use are served beside the tidegate_ names.
+        compatibility_names: bool = Switch(true), Rule::Switch, "";
+    }
+
+    /// For tests of the server itself.
+    debug: Debugging {
+        /// Whether the admin API can make a shard panic or stall. Never in production.
+        fault_injection: bool = Switch(false), Rule::Switch, "";
+    }
+
+    /// The log. RUST_LOG sets which events are logged, as in RUST_LOG=info,tidegate=debug.
+    log: Log {
+        /// The form of the lines; auto is human on a terminal and json otherwise.
+        format: LogFormat = Text("auto"), Rule::LogFormat, "";
+    }
+}
