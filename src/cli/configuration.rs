@@ -1,0 +1,71 @@
+//! `tidegate config check` and `tidegate config show`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+use tidegate::config::{Config, ShownValue, Sources};
+
+use super::options::ServerOptions;
+use super::{print, refused, say};
+
+/// Says everything that is wrong with `file`, or `ok`.
+pub(super) fn check(file: PathBuf) -> ExitCode {
+    let sources = Sources { file: Some(file), ..Sources::from_environment() };
+    match Config::load(sources) {
+        Ok(config) => {
+            warn(&config);
+            print("ok\n")
+        }
+        Err(errors) => refused(&errors),
+    }
+}
+
+/// Shows the values in force with the source of each.
+pub(super) fn show(options: ServerOptions, as_json: bool) -> ExitCode {
+    match Config::load(options.into_sources()) {
+        Ok(config) if as_json => print(&object(&config)),
+        Ok(config) => {
+            warn(&config);
+            print(&table(&config.shown()))
+        }
+        Err(errors) => refused(&errors),
+    }
+}
+
+fn warn(config: &Config) {
+    for warning in &config.warnings {
+        say(format_args!("warning: {warning}"));
+    }
+}
+
+/// Three columns: key, value, source. A long value pushes only its own line out of shape.
+fn table(values: &[ShownValue]) -> String {
+    const VALUE_WIDTH_MAX: usize = 40;
+    let rows: Vec<_> = values
+        .iter()
+        .map(|shown| (shown.key, shown.value.to_string(), shown.source.as_str()))
+        .collect();
+    let key_width = rows.iter().map(|(key, ..)| key.len()).max().unwrap_or(0);
+    let value_widths = rows.iter().map(|(_, value, _)| value.chars().count());
+    let value_width = value_widths.filter(|width| *width <= VALUE_WIDTH_MAX).max().unwrap_or(0);
+    let mut text = String::new();
+    for (key, value, source) in rows {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{key:key_width$}  {value:value_width$}  {source}");
+    }
+    text
+}
+
+/// `{"values": {KEY: {"value": ..., "source": ...}}, "warnings": [...]}`.
+fn object(config: &Config) -> String {
+    let values: BTreeMap<_, _> = config
+        .shown()
+        .into_iter()
+        .map(|shown| (shown.key, json!({ "value": shown.value, "source": shown.source })))
+        .collect();
+    let object = json!({ "values": values, "warnings": config.warnings });
+    format!("{object:#}\n")
+}

@@ -1,0 +1,143 @@
+//! The command line: which subcommands and flags there are, and what each exits with.
+//!
+//! Flags are not interpreted here. They become one more layer of the configuration, so that
+//! their values obey the same rules and are reported together with everything else.
+
+mod configuration;
+mod healthcheck;
+mod options;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tidegate::config::{Config, ConfigErrors};
+use tidegate::exit_code;
+
+use options::ServerOptions;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    about = "WebSocket connection server for bare-metal Linux: one io_uring shard per core",
+    after_help = "Examples:
+  tidegate serve
+  tidegate serve --config /etc/tidegate.toml --listen 0.0.0.0:443
+  TIDEGATE_ADMISSION__MAX_GLOBAL_CONNECTIONS=500000 tidegate serve
+  tidegate config > tidegate.toml
+  tidegate config check tidegate.toml
+
+Exit codes: 0 drained, 64 wrong usage, 69 io_uring not available, 70 ended by the
+shutdown deadline, 75 forced by a second signal, 78 configuration refused."
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until a signal or the admin API drains it
+    Serve(ServerOptions),
+    /// Print the default configuration, check a file, or show the values in force
+    #[command(after_help = "Without a subcommand: default.")]
+    Config {
+        #[command(subcommand)]
+        command: Option<ConfigCommand>,
+    },
+    /// Ask a running server whether it is alive: exit 0 if it is, 1 if not
+    #[command(after_help = "Example, in a Dockerfile:
+  HEALTHCHECK --interval=30s --timeout=5s CMD [\"tidegate\", \"healthcheck\"]")]
+    Healthcheck {
+        /// The server's admin listener; by default the one its configuration names
+        #[arg(long, value_name = "ADDR")]
+        admin: Option<String>,
+        /// The server's configuration file
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every key with its reason, range and names, commented out at its default
+    Default,
+    /// Say everything that is wrong with a file, as `serve --config FILE` would in this
+    /// environment: exit 0 if nothing is, 78 otherwise
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Show every value in force and where it was set
+    Show {
+        #[command(flatten)]
+        options: ServerOptions,
+        /// As JSON, one object for each key
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Does what the command line says. `serve` runs the server.
+pub(crate) fn run(serve: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    let command = match CommandLine::try_parse() {
+        Ok(line) => line.command,
+        Err(error) => return usage(&error),
+    };
+    match command {
+        Command::Serve(options) => match Config::load(options.into_sources()) {
+            Ok(config) => serve(config),
+            Err(errors) => refused(&errors),
+        },
+        Command::Config { command } => match command.unwrap_or(ConfigCommand::Default) {
+            ConfigCommand::Default => print(&Config::default_file()),
+            ConfigCommand::Check { file } => configuration::check(file),
+            ConfigCommand::Show { options, json } => configuration::show(options, json),
+        },
+        Command::Healthcheck { admin, config } => healthcheck::run(admin, config),
+    }
+}
+
+/// Help and version are answers; everything else that clap says is wrong usage, for which it
+/// would exit with 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing is left to be told if the terminal is gone.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(exit_code::USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Prints every error of a configuration.
+fn refused(errors: &ConfigErrors) -> ExitCode {
+    let count = errors.len();
+    let plural = if count == 1 { "error" } else { "errors" };
+    let advice = "`tidegate config default` explains every key";
+    fail(
+        exit_code::CONFIG,
+        format_args!("{errors}\nconfiguration refused: {count} {plural}; {advice}"),
+    )
+}
+
+/// Prints to standard output. A reader that has had enough (`| head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(exit_code::PANICKED, format_args!("standard output: {error}"))
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Prints to standard error and gives the exit code.
+pub(crate) fn fail(code: u8, message: impl Display) -> ExitCode {
+    say(message);
+    ExitCode::from(code)
+}
+
+/// Prints a line to standard error; unlike `eprintln!` it survives a closed one.
+fn say(message: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
+}
