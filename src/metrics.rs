@@ -1,1 +1,113 @@
-//! (being built)
+//! Counters of a shard: written by that shard alone, read by anybody.
+//!
+//! One writer each, so an increment is a plain load and store without a locked instruction; each
+//! shard's block has cache lines of its own. Rendering is the admin's business.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::close_reason::{CloseReason, DrainOutcome};
+
+/// Labels of `tidegate_admission_refused_total`; the order is that of
+/// [`ShardMetrics::admission_refused`].
+pub const REFUSAL_LABELS: [&str; 7] = [
+    "per_ip_rate",
+    "per_ip_concurrent",
+    "global_rate",
+    "capacity",
+    "denied",
+    "draining",
+    "overload",
+];
+
+/// A number with one writing thread.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Sets the value; only the owning shard calls this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Adds; only the owning shard calls this.
+    pub fn add(&self, more: u64) {
+        self.set(self.get().wrapping_add(more));
+    }
+
+    /// Raises to `value` if that is more; only the owning shard calls this.
+    pub fn raise(&self, value: u64) {
+        if value > self.get() {
+            self.set(value);
+        }
+    }
+}
+
+/// Everything that one shard counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ShardMetrics {
+    /// Upgraded connections that are open now (gauge).
+    pub connections: Count,
+    /// The largest value of `connections` since the start.
+    pub connections_peak: Count,
+    /// Accepted connections that have not finished their handshake (gauge).
+    pub handshaking: Count,
+    /// Accepted TCP connections.
+    pub accepted: Count,
+    /// Connections that were upgraded (101).
+    pub opened: Count,
+    /// Upgraded connections that ended, by [`CloseReason`]; for handshakes that ended before
+    /// the upgrade see `handshakes_ended`.
+    pub closed: [Count; CloseReason::ALL.len()],
+    /// Accepted connections that ended before the upgrade, by [`CloseReason`].
+    pub handshakes_ended: [Count; CloseReason::ALL.len()],
+    /// Refusals by admission, in the order of [`REFUSAL_LABELS`].
+    pub admission_refused: [Count; REFUSAL_LABELS.len()],
+    /// Data messages from clients.
+    pub messages_received: Count,
+    /// Data messages given to the kernel for clients.
+    pub messages_sent: Count,
+    /// Payload and header bytes from clients, after the upgrade.
+    pub bytes_received: Count,
+    /// Bytes accepted by the kernel for clients, the upgrade's answer included.
+    pub bytes_sent: Count,
+    /// Publications taken from the inbox.
+    pub publications: Count,
+    /// Subscriptions of channels (gauge).
+    pub subscriptions: Count,
+    /// Bytes queued for clients that the kernel has not taken yet (gauge).
+    pub queued_bytes: Count,
+    /// Seconds that ended connections had been open, in total.
+    pub connection_ms: Count,
+    /// What became of the connections that were open when the drain began.
+    pub drain_outcomes: [Count; DrainOutcome::ALL.len()],
+    /// Connections that were open when the drain began.
+    pub drain_started_with: Count,
+    /// The longest turn of the loop in nanoseconds: how long the ring was not looked at.
+    pub stall_max_ns: Count,
+    /// Time spent in turns of the loop, not waiting, in nanoseconds.
+    pub busy_ns: Count,
+    /// When the shard last came round, in milliseconds on the server's clock.
+    pub last_turn_ms: Count,
+    /// Times that no receive buffer was free.
+    pub buffers_starved: Count,
+    /// Times that accepting was paused: table full, or the kernel refused (EMFILE, ENFILE).
+    pub accept_paused: Count,
+    /// Sources that are being tracked (gauge).
+    pub tracked_sources: Count,
+    /// Sources that would be refused now (gauge).
+    pub limited_sources: Count,
+    /// Highest number of connections that this shard can hold.
+    pub capacity: Count,
+    /// The shutdown epoch that the shard has acknowledged.
+    pub epoch: Count,
+    /// Completions of operations of an earlier life of a slot: dropped.
+    pub stale_completions: Count,
+    /// Pings sent.
+    pub pings_sent: Count,
+}

@@ -1,1 +1,3 @@
-//! (being built)
+//! Channels: who is subscribed, and the frames that go to them.
+
+pub mod publish;

@@ -1,0 +1,64 @@
+//! Everything that the coordinator can be told, in one enum; one match acts on it.
+
+use futures_channel::oneshot;
+
+use super::report::ShutdownReport;
+use crate::ring::Errno;
+
+/// An input of the coordinator.
+#[derive(Debug)]
+pub enum Command {
+    /// A signal arrived (SIGTERM, SIGINT, SIGUSR2).
+    Signal(i32),
+    /// An operator asks for a shutdown. `force` cuts everything at once.
+    Shutdown {
+        /// Cut instead of drain.
+        force: bool,
+        /// Who asked, in words for the report.
+        reason: String,
+        /// Where the answer goes; nobody may be waiting any more.
+        answer: oneshot::Sender<ShutdownAnswer>,
+    },
+    /// A shard has entered the phase of this epoch.
+    ShardAcknowledged {
+        /// Which shard.
+        shard: usize,
+        /// The epoch.
+        epoch: u64,
+    },
+    /// A shard has no connection left that was open when the drain began.
+    ShardDrained {
+        /// Which shard.
+        shard: usize,
+    },
+    /// A shard has closed its listener and left its loop.
+    ShardStopped {
+        /// Which shard.
+        shard: usize,
+    },
+    /// A shard's thread ended without being told to.
+    ShardDied {
+        /// Which shard.
+        shard: usize,
+        /// The panic's message, or the ring's error.
+        cause: ShardFailure,
+    },
+}
+
+/// Why a shard died.
+#[derive(Debug)]
+pub enum ShardFailure {
+    /// A panic; message and place are in the log.
+    Panic(String),
+    /// The ring could not go on.
+    Ring(Errno),
+}
+
+/// The answer to [`Command::Shutdown`].
+#[derive(Debug)]
+pub struct ShutdownAnswer {
+    /// True if this command began the shutdown (or made it a forced one).
+    pub started: bool,
+    /// The state after the command.
+    pub report: ShutdownReport,
+}

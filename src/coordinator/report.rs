@@ -1,0 +1,83 @@
+//! What a shutdown did, as it is shown while it runs and written when it ends.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// The state of a shutdown: `/api/v1/shutdown/status`, the last log line and
+/// `shutdown.report_file` are all this.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ShutdownReport {
+    /// Phase of the server when this was taken.
+    pub phase: String,
+    /// What asked for the shutdown: `SIGTERM`, `POST /api/v1/shutdown/shutdown`, ...; empty
+    /// while the server runs.
+    pub reason: String,
+    /// `signal`, `api`, `panic` or empty.
+    pub cause: String,
+    /// The shutdown epoch.
+    pub epoch: u64,
+    /// When the shutdown began, RFC 3339 in UTC.
+    pub started_at: Option<String>,
+    /// Milliseconds since then.
+    pub duration_ms: u64,
+    /// Connections (handshakes included) that were open when new ones began to be refused.
+    pub connections_at_start: u64,
+    /// Connections still open.
+    pub connections_left: u64,
+    /// What became of the others; when all is done this adds up to `connections_at_start`.
+    pub outcomes: BTreeMap<&'static str, u64>,
+    /// What does not add up, in words; absent when everything does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discrepancy: Option<String>,
+    /// Pace of the drain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<DrainPlanReport>,
+    /// The stages so far.
+    pub stages: Vec<StageReport>,
+    /// True if connections or stages were cut short by the server.
+    pub forced: bool,
+    /// The code with which the process ends; absent until it is decided.
+    pub exit_code: Option<u8>,
+}
+
+/// The pace of a drain and whether it can do what it should.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct DrainPlanReport {
+    /// Connections closed per second, all shards together.
+    pub connections_per_second: u64,
+    /// Time that closing all of them takes at this pace.
+    pub estimated_ms: u64,
+    /// Set if the pace cannot empty the server in `shutdown.drain_ms`: what would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+}
+
+/// One stage of a shutdown.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageReport {
+    /// Name: the phase that it was.
+    pub name: &'static str,
+    /// When it began, RFC 3339 in UTC.
+    pub started_at: String,
+    /// How long it took, or has taken so far.
+    pub duration_ms: u64,
+    /// How it ended.
+    pub result: StageResult,
+}
+
+/// How a stage of a shutdown ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageResult {
+    /// It is under way.
+    Running,
+    /// It did what it should.
+    Done,
+    /// Its time ran out; the next one started.
+    TimedOut,
+    /// It could not do what it should.
+    Failed,
+    /// There was nothing to do.
+    Skipped,
+}

@@ -1,0 +1,93 @@
+//! What the coordinator shows to readers: the phase, the epoch, the report.
+//!
+//! Only the coordinator writes; the admin listener and the shards read. Nothing here is on the
+//! path of a message.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::phase::Phase;
+use super::report::ShutdownReport;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::metrics::ShardMetrics;
+
+/// The server as seen by those who only look.
+#[derive(Debug)]
+pub struct ServerState {
+    /// The settings in force.
+    pub config: Arc<Config>,
+    /// The server's clock; its origin is the start of the process.
+    pub clock: Clock,
+    /// The counters of each shard.
+    pub shards: Vec<Arc<ShardMetrics>>,
+    phase: AtomicU8,
+    epoch: AtomicU64,
+    ticks: AtomicU64,
+    peak: AtomicU64,
+    report: Mutex<ShutdownReport>,
+}
+
+impl ServerState {
+    /// The state of a server that is starting.
+    pub fn new(config: Arc<Config>, clock: Clock, shards: Vec<Arc<ShardMetrics>>) -> Self {
+        Self {
+            config,
+            clock,
+            shards,
+            phase: AtomicU8::new(Phase::Starting as u8),
+            epoch: AtomicU64::new(0),
+            ticks: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            report: Mutex::new(ShutdownReport::default()),
+        }
+    }
+
+    /// The phase now.
+    pub fn phase(&self) -> Phase {
+        Phase::from_number(self.phase.load(Ordering::Acquire))
+    }
+
+    /// The shutdown epoch now; raised by one at each change of phase.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Ticks of the coordinator since the start, one each five seconds (S0.23).
+    pub fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// Open connections of all shards now.
+    pub fn connections(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.connections.get()).sum()
+    }
+
+    /// The most connections that were open at once since the start, as the coordinator saw them
+    /// (it looks every 100 ms) and at least what it is now.
+    pub fn connections_peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed).max(self.connections())
+    }
+
+    /// The shutdown as it stands.
+    pub fn report(&self) -> ShutdownReport {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn enter(&self, phase: Phase) -> u64 {
+        self.phase.store(phase as u8, Ordering::Release);
+        self.epoch.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(super) fn tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_peak(&self) {
+        self.peak.fetch_max(self.connections(), Ordering::Relaxed);
+    }
+
+    pub(super) fn show(&self, report: ShutdownReport) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+}
