@@ -33,11 +33,13 @@ pub enum CloseReason {
     Handler,
     /// The server drained.
     Shutdown,
+    /// The shard that held it died.
+    ShardFailed,
 }
 
 impl CloseReason {
     /// All variants, in the order of [`Self::index`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::PeerClosed,
         Self::PeerGone,
         Self::Reset,
@@ -51,6 +53,7 @@ impl CloseReason {
         Self::SlowConsumer,
         Self::Handler,
         Self::Shutdown,
+        Self::ShardFailed,
     ];
 
     /// Position in tables of counters.
@@ -74,6 +77,7 @@ impl CloseReason {
             Self::SlowConsumer => "slow_consumer",
             Self::Handler => "handler",
             Self::Shutdown => "shutdown",
+            Self::ShardFailed => "shard_failed",
         }
     }
 

@@ -60,6 +60,13 @@ pub const MAX_ADMIN_BODY_BYTES: usize = 4 << 20;
 /// Frames gathered into one send.
 pub const MAX_GATHERED_FRAMES: usize = 64;
 
+/// Bytes queued for a client above which nothing more is read from it, so that a client that
+/// sends without reading is slowed down and not stored.
+pub const READ_PAUSE_BYTES: usize = 64 << 10;
+
+/// Publications that a shard works on at once; more wait in the inbox.
+pub const FAN_OUTS: usize = 64;
+
 /// Spare send buffers that a shard keeps, and the largest that is worth keeping.
 pub const SPARE_BUFFERS: usize = 256;
 /// See [`SPARE_BUFFERS`].

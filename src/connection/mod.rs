@@ -1,1 +1,218 @@
-//! (being built)
+//! One connection: what the server knows of it between two events, in 64 bytes.
+//!
+//! Pure: no system call, no clock. The shard that owns the connection is the only one to touch
+//! it. A connection is idle with a watch in flight and nothing else: no buffer, no heap block.
+
+pub mod deadline;
+pub mod outbound;
+
+use crate::admission::SourceKey;
+use crate::close_reason::CloseReason;
+use crate::websocket::Partial;
+
+use outbound::Outbound;
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// The slot is not in use.
+    #[default]
+    Vacant,
+    /// Accepted and admitted; its upgrade request has not arrived completely.
+    Handshake,
+    /// Accepted but not admitted: told so as soon as its first bytes have been read (an answer
+    /// before that could be destroyed by the RST that closing with unread bytes sends).
+    TurnedAway,
+    /// Upgraded.
+    Open,
+    /// Our Close is on its way or sent; the client's answer is awaited.
+    Closing,
+    /// The last bytes are on their way; then the descriptor is closed.
+    Flushing,
+    /// The last bytes are on their way; then our side is closed and what the client still sends
+    /// is discarded until it closes too, so that it can read them.
+    Lingering,
+    /// Being cut or closed: waits for what is still in flight.
+    Ending,
+}
+
+/// Operations in flight on a connection, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight(u8);
+
+impl InFlight {
+    /// One-shot poll.
+    pub const WATCH: Self = Self(1);
+    /// Receive.
+    pub const RECEIVE: Self = Self(2);
+    /// Send: at most one, or bytes would interleave.
+    pub const SEND: Self = Self(4);
+    /// Reset.
+    pub const CUT: Self = Self(8);
+    /// End of our side.
+    pub const HALF_CLOSE: Self = Self(16);
+    /// Close of the descriptor; always the last.
+    pub const CLOSE: Self = Self(32);
+
+    /// True if the operation is in flight.
+    pub const fn has(self, operation: Self) -> bool {
+        self.0 & operation.0 != 0
+    }
+
+    /// Notes that it was started.
+    pub const fn begin(&mut self, operation: Self) {
+        debug_assert!(!self.has(operation), "started twice");
+        self.0 |= operation.0;
+    }
+
+    /// Notes that it completed.
+    pub const fn end(&mut self, operation: Self) {
+        self.0 &= !operation.0;
+    }
+
+    /// True if nothing is in flight.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Yes-or-no facts about a connection, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts(u16);
+
+impl Facts {
+    /// It holds a place in the admission budgets.
+    pub const ADMITTED: Self = Self(1);
+    /// It was upgraded.
+    pub const OPENED: Self = Self(2);
+    /// It was there when the drain began: its end is an outcome.
+    pub const DRAINED: Self = Self(4);
+    /// A ping is out and nothing has been heard since.
+    pub const AWAITING_PONG: Self = Self(8);
+    /// Our Close was answered.
+    pub const ACKNOWLEDGED: Self = Self(16);
+    /// The server cut it.
+    pub const FORCED: Self = Self(32);
+    /// Our Close was sent.
+    pub const CLOSE_SENT: Self = Self(64);
+    /// It was refused late: in its handshake when the drain began.
+    pub const REFUSED_LATE: Self = Self(128);
+
+    /// True if the fact holds.
+    pub const fn has(self, fact: Self) -> bool {
+        self.0 & fact.0 != 0
+    }
+
+    /// It holds from now on.
+    pub const fn note(&mut self, fact: Self) {
+        self.0 |= fact.0;
+    }
+
+    /// It does not hold any more.
+    pub const fn forget(&mut self, fact: Self) {
+        self.0 &= !fact.0;
+    }
+}
+
+/// No connection, no subscription, no link.
+pub const NONE: u32 = u32::MAX;
+
+/// Place of a connection in the timer wheel: a doubly linked list in the entries themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct TimerLinks {
+    /// The tick at which the connection wants to be looked at; meaningless while unlinked.
+    pub tick: u32,
+    /// The next connection of the same wheel slot.
+    pub next: u32,
+    /// The one before; [`UNLINKED`] if not in the wheel, [`NONE`] if first.
+    pub previous: u32,
+}
+
+/// Mark of a connection that is in no wheel slot.
+pub const UNLINKED: u32 = u32::MAX - 1;
+
+impl Default for TimerLinks {
+    fn default() -> Self {
+        Self { tick: 0, next: NONE, previous: UNLINKED }
+    }
+}
+
+/// One connection. The order of the fields is by size, so that none is lost to padding.
+#[derive(Debug)]
+pub struct Connection {
+    /// An unfinished frame or message; absent between messages.
+    pub partial: Option<Box<Partial>>,
+    /// Frames that wait behind the send in flight; absent when none do.
+    pub outbound: Option<Box<Outbound>>,
+    /// Whose budget it is counted in; the address in the admission table's form.
+    pub source: SourceKey,
+    /// Its deadline.
+    pub timer: TimerLinks,
+    /// Lives of this slot, modulo 2^20.
+    pub generation: u32,
+    /// The tick of its accept.
+    pub accepted_tick: u32,
+    /// The tick at which bytes were last received.
+    pub heard_tick: u32,
+    /// Data messages received, saturating.
+    pub messages: u32,
+    /// First of its subscriptions in the registry, or [`NONE`].
+    pub subscriptions: u32,
+    /// The client's port, for logs.
+    pub port: u16,
+    /// Where it is in its life.
+    pub state: State,
+    /// What the kernel is doing for it.
+    pub in_flight: InFlight,
+    /// See [`Facts`].
+    pub facts: Facts,
+    /// Which handler serves it.
+    pub route: u8,
+    /// Why it ended, once that is known.
+    pub reason: Option<CloseReason>,
+}
+
+/// The whole user-space memory of an idle connection but for its subscriptions and its share of
+/// its source's bucket: one cache line.
+pub const CONNECTION_BYTES: usize = 64;
+const _: () = assert!(size_of::<Connection>() == CONNECTION_BYTES);
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self {
+            partial: None,
+            outbound: None,
+            source: SourceKey::from_bits(0),
+            timer: TimerLinks::default(),
+            generation: 0,
+            accepted_tick: 0,
+            heard_tick: 0,
+            messages: 0,
+            subscriptions: NONE,
+            port: 0,
+            state: State::Vacant,
+            in_flight: InFlight::default(),
+            facts: Facts::default(),
+            route: 0,
+            reason: None,
+        }
+    }
+}
+
+impl Connection {
+    /// True if the slot is in use.
+    pub fn is_live(&self) -> bool {
+        self.state != State::Vacant
+    }
+
+    /// True in the middle of a message: one has begun to arrive and is not complete.
+    pub fn is_mid_message(&self) -> bool {
+        self.partial.as_ref().is_some_and(|partial| partial.mid_message() || partial.mid_frame())
+    }
+
+    /// Bytes queued behind the send in flight.
+    pub fn queued_bytes(&self) -> usize {
+        self.outbound.as_ref().map_or(0, |outbound| outbound.bytes())
+    }
+}

@@ -1,9 +1,11 @@
 //! Everything that the coordinator can be told, in one enum; one match acts on it.
 
+use std::fmt;
+use std::io;
+
 use futures_channel::oneshot;
 
 use super::report::ShutdownReport;
-use crate::ring::Errno;
 
 /// An input of the coordinator.
 #[derive(Debug)]
@@ -36,22 +38,33 @@ pub enum Command {
         /// Which shard.
         shard: usize,
     },
-    /// A shard's thread ended without being told to.
-    ShardDied {
-        /// Which shard.
-        shard: usize,
+    /// A thread ended without being told to.
+    ThreadDied {
+        /// Its name.
+        thread: String,
+        /// Its number, if it was a shard; its connections are closed.
+        shard: Option<usize>,
         /// The panic's message, or the ring's error.
         cause: ShardFailure,
     },
 }
 
-/// Why a shard died.
+/// Why a thread died.
 #[derive(Debug)]
 pub enum ShardFailure {
-    /// A panic; message and place are in the log.
+    /// A panic; message, place and backtrace are in the log.
     Panic(String),
     /// The ring could not go on.
-    Ring(Errno),
+    Ring(io::Error),
+}
+
+impl fmt::Display for ShardFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panic(message) => write!(f, "panicked: {message}"),
+            Self::Ring(error) => write!(f, "its ring failed: {error}"),
+        }
+    }
 }
 
 /// The answer to [`Command::Shutdown`].

@@ -1,1 +1,92 @@
-//! (being built)
+//! What the server does for a client once its bytes are messages: one trait, values in
+//! ([`Inbound`]), effects out ([`Effects`]).
+//!
+//! A handler belongs to one shard and is called on its thread; it must not block. It never sees
+//! a socket: what it wants done it notes in the effects, which the shard applies when it
+//! returns.
+
+pub mod echo;
+pub mod plain;
+
+use crate::http::refusal::Refusal;
+use crate::websocket::frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+
+/// Serves the connections of one path on one shard.
+pub trait Handler {
+    /// Takes one event of a connection and notes what should be done.
+    fn receive(&mut self, inbound: Inbound<'_>, effects: &mut Effects);
+}
+
+/// An event of a connection.
+#[derive(Debug)]
+pub enum Inbound<'a> {
+    /// A client asks to be upgraded on the handler's path. Unless the handler refuses, it is;
+    /// effects are applied after the answer.
+    Opening {
+        /// The query of the request, without the question mark; empty if there is none.
+        query: &'a str,
+    },
+    /// A text message.
+    Text(&'a str),
+    /// A binary message.
+    Binary(&'a [u8]),
+}
+
+/// What a handler wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Do not upgrade; only meaningful for [`Inbound::Opening`].
+    Refuse(Refusal),
+    /// Receive publications of a channel.
+    Subscribe(String),
+    /// Receive them no more.
+    Unsubscribe(String),
+    /// Close with a code of RFC 6455 7.4 and a reason of at most 123 bytes.
+    Close(u16, String),
+}
+
+/// Collects the effects of a handler's calls in order. Messages to the connection itself are
+/// encoded at once into one buffer, so that several replies leave in one send.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) messages: u32,
+    pub(crate) list: Vec<Effect>,
+}
+
+impl Effects {
+    /// Sends a text message to the connection.
+    pub fn text(&mut self, text: &str) {
+        self.messages += 1;
+        frame::encode(OpCode::Data(Data::Text), text.as_bytes(), &mut self.bytes);
+    }
+
+    /// Sends a binary message to the connection.
+    pub fn binary(&mut self, bytes: &[u8]) {
+        self.messages += 1;
+        frame::encode(OpCode::Data(Data::Binary), bytes, &mut self.bytes);
+    }
+
+    /// Anything else.
+    pub fn push(&mut self, effect: Effect) {
+        self.list.push(effect);
+    }
+
+    /// Takes the refusal out, if there is one, and then everything else with it.
+    pub(crate) fn take_refusal(&mut self) -> Option<Refusal> {
+        let refusal = self.list.iter().find_map(|effect| match effect {
+            Effect::Refuse(refusal) => Some(*refusal),
+            _ => None,
+        })?;
+        self.bytes.clear();
+        self.messages = 0;
+        self.list.clear();
+        Some(refusal)
+    }
+
+    /// True if there is nothing to apply.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.list.is_empty()
+    }
+}

@@ -41,7 +41,7 @@ pub struct PhaseOrder {
 
 /// How a shard lets its connections go. The same order goes to every shard, each of which takes
 /// its share of the pace.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DrainOrder {
     /// Connections to close per second, all shards together.
     pub connections_per_second: u64,

@@ -55,6 +55,8 @@ pub enum Outcome {
     Sent(Result<usize, Errno>, SendBatch),
     /// Of `Cut`.
     Cut(Result<(), Errno>),
+    /// Of `HalfClose`.
+    HalfClosed,
     /// Of `Close`: the slot is free.
     Closed,
     /// Of `Wake`.

@@ -13,6 +13,9 @@ use crate::sys::socket_address::RawAddress;
 /// Frames gathered by one send; the kernel takes up to 1,024 (UIO_MAXIOV).
 const MAX_GATHERED: usize = 64;
 
+/// Bytes of one send: a large frame goes out in pieces, so that a slow reader shows progress.
+const MAX_SEND_BYTES: usize = 256 << 10;
+
 pub(super) struct InFlight {
     entries: Slab<Entry>,
     accepts: Box<[AcceptPlace]>,
@@ -67,6 +70,7 @@ impl InFlight {
             (_, Some(gather)) => SendForm::Gathered { header: &gather.header },
             (SendBatch::One { frame, sent }, None) => {
                 let rest = frame.bytes().get(*sent..).unwrap_or_default();
+                let rest = &rest[..rest.len().min(MAX_SEND_BYTES)];
                 SendForm::Plain { start: rest.as_ptr(), len: rest.len() as u32 }
             }
             (SendBatch::Many { .. }, None) => unreachable!("several frames are always gathered"),

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
@@ -117,11 +117,6 @@ impl KernelRing {
         }
     }
 
-    /// The listening socket, for the last look at its backlog.
-    pub fn listener(&self) -> Option<RawFd> {
-        self.listener.as_ref().map(AsRawFd::as_raw_fd)
-    }
-
     fn push(&mut self, kind: Kind, place: u32, token: Token, entry: squeue::Entry) {
         let entry = entry.user_data(UserData { kind, place, token }.pack());
         self.awaited += 1;
@@ -228,6 +223,7 @@ impl KernelRing {
                 Outcome::Sent(result.map(|sent| sent as usize), self.in_flight.sent(place)?)
             }
             Kind::Cut => Outcome::Cut(result.map(drop)),
+            Kind::HalfClose => Outcome::HalfClosed,
             Kind::Close => Outcome::Closed,
             Kind::Wake => Outcome::Woken,
             Kind::Open => Outcome::Opened(result),
@@ -269,6 +265,10 @@ impl Ring for KernelRing {
                     crate::sys::socket_address::UNSPECIFIED.len(),
                 );
                 self.push(Kind::Cut, none, token, entry.build());
+            }
+            Operation::HalfClose(token) => {
+                let entry = opcode::Shutdown::new(Fixed(token.slot), libc::SHUT_WR).build();
+                self.push(Kind::HalfClose, none, token, entry);
             }
             Operation::Close(token) => {
                 let entry = opcode::Close::new(Fixed(token.slot)).build();
@@ -325,6 +325,11 @@ impl Ring for KernelRing {
 
     fn give_back(&mut self, received: Received) {
         self.buffers.give_back(received);
+    }
+
+    fn backlog_is_empty(&self) -> bool {
+        let listener = self.listener.as_ref().map(AsRawFd::as_raw_fd);
+        listener.is_none_or(crate::sys::listener::backlog_is_empty)
     }
 
     fn file_capacity(&self) -> u32 {

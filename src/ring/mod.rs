@@ -50,6 +50,9 @@ pub trait Ring {
     /// Gives a receive buffer back to the kernel. Each [`Received`] must end here.
     fn give_back(&mut self, received: Received);
 
+    /// True when no connection waits to be accepted.
+    fn backlog_is_empty(&self) -> bool;
+
     /// How many direct descriptors this ring can hold.
     fn file_capacity(&self) -> u32;
 }

@@ -26,6 +26,9 @@ pub enum Operation {
     Send(Token, SendBatch),
     /// Reset the connection: the peer sees RST, everything in flight on it completes.
     Cut(Token),
+    /// End our side of the stream (FIN), so that the peer can still read the last bytes. Runs
+    /// on a worker thread of the kernel: for rare paths only.
+    HalfClose(Token),
     /// Close the descriptor. Nothing else may be in flight on it.
     Close(Token),
     /// Complete when another thread rings the bell.

@@ -77,6 +77,7 @@ pub fn check() -> Result<(), Unavailable> {
         ("SEND", opcode::Send::CODE),
         ("SENDMSG", opcode::SendMsg::CODE),
         ("CONNECT", opcode::Connect::CODE),
+        ("SHUTDOWN", opcode::Shutdown::CODE),
         ("CLOSE", opcode::Close::CODE),
         ("READ", opcode::Read::CODE),
         ("SOCKET", opcode::Socket::CODE),

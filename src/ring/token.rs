@@ -39,6 +39,8 @@ pub enum Kind {
     Bind = 9,
     /// Its peer (clients only).
     Connect = 10,
+    /// The end of our side of the stream.
+    HalfClose = 11,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
             8 => Self::Open,
             9 => Self::Bind,
             10 => Self::Connect,
+            11 => Self::HalfClose,
             _ => return None,
         })
     }

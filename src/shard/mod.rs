@@ -1,1 +1,183 @@
-//! (being built)
+//! A shard: one thread, one ring, and everything that belongs to the connections on it.
+//!
+//! A turn of the loop: wait, dispatch each completion to one file, take messages, go on with
+//! fan-outs and the drain, tick, submit once (at the next wait). Shards share nothing writable.
+//! Invariants: one send in flight per connection; a descriptor is closed only when nothing else
+//! is in flight on it; every end of a connection goes through `on_close`.
+
+mod connections;
+mod dispatch;
+mod drain;
+mod effects;
+mod fan_out;
+mod on_accept;
+mod on_close;
+mod on_message;
+mod on_receive;
+mod on_send;
+mod on_tick;
+pub mod settings;
+mod timers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::RandomState;
+use crossbeam_channel::Sender;
+use hashbrown::HashMap;
+
+use crate::admission::Admission;
+use crate::channels::registry::Registry;
+use crate::clock::{Clock, Now};
+use crate::coordinator::command::Command;
+use crate::coordinator::phase::Phase;
+use crate::handler::{Effects, Handler};
+use crate::limits;
+use crate::mesh::inbox::Inbox;
+use crate::metrics::ShardMetrics;
+use crate::ring::{FileSlot, Operation, Ring, Token};
+
+use connections::Connections;
+use drain::Drain;
+use fan_out::FanOut;
+use on_accept::Accepting;
+use on_receive::BeforeUpgrade;
+use settings::Settings;
+use timers::Timers;
+
+/// What a shard is made of besides its ring.
+pub struct Parts {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Time.
+    pub clock: Clock,
+    /// Where its messages come in.
+    pub inbox: Inbox,
+    /// The coordinator.
+    pub commands: Sender<Command>,
+    /// Its counters.
+    pub metrics: Arc<ShardMetrics>,
+    /// What it needs of the configuration.
+    pub settings: Settings,
+    /// Its part of the admission budgets.
+    pub admission: Admission,
+    /// The handlers by exact path.
+    pub routes: Vec<(&'static str, Box<dyn Handler>)>,
+    /// Keys for the hash tables.
+    pub hash: RandomState,
+}
+
+/// One shard, generic over its ring so that a simulation can run it.
+pub struct Shard<R: Ring> {
+    index: usize,
+    ring: R,
+    clock: Clock,
+    inbox: Inbox,
+    commands: Sender<Command>,
+    metrics: Arc<ShardMetrics>,
+    settings: Settings,
+    routes: Vec<(&'static str, Box<dyn Handler>)>,
+    admission: Admission,
+    accepting: Accepting,
+    connections: Connections,
+    before_upgrade: HashMap<FileSlot, BeforeUpgrade, RandomState>,
+    timers: Timers,
+    due: Vec<FileSlot>,
+    registry: Registry,
+    fan_outs: VecDeque<FanOut>,
+    effects: Effects,
+    spare: Vec<Vec<u8>>,
+    starved: Vec<Token>,
+    phase: Phase,
+    drain: Option<Drain>,
+    now: Now,
+    tick: u32,
+    unseen_ms: u64,
+}
+
+impl<R: Ring> Shard<R> {
+    /// A shard that has not begun to accept.
+    pub fn new(ring: R, parts: Parts) -> Self {
+        let now = parts.clock.now();
+        let capacity = ring.file_capacity();
+        Self {
+            index: parts.index,
+            ring,
+            clock: parts.clock,
+            inbox: parts.inbox,
+            commands: parts.commands,
+            metrics: parts.metrics,
+            settings: parts.settings,
+            routes: parts.routes,
+            admission: parts.admission,
+            accepting: Accepting::new(capacity),
+            connections: Connections::default(),
+            before_upgrade: HashMap::with_hasher(parts.hash.clone()),
+            timers: Timers::new(on_tick::tick_at(now, 0)),
+            due: Vec::new(),
+            registry: Registry::new(parts.hash),
+            fan_outs: VecDeque::new(),
+            effects: Effects::default(),
+            spare: Vec::new(),
+            starved: Vec::new(),
+            phase: Phase::Running,
+            drain: None,
+            now,
+            tick: on_tick::tick_at(now, 0),
+            unseen_ms: 0,
+        }
+    }
+
+    /// Runs until the coordinator ends it.
+    ///
+    /// # Errors
+    /// Only what leaves the ring unusable.
+    pub fn run(&mut self) -> io::Result<()> {
+        self.ring.start(Operation::Wake);
+        self.begin_accepting();
+        while !self.is_finished() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// One turn of the loop.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn turn(&mut self) -> io::Result<()> {
+        let timeout = self.sleep_time();
+        self.ring.turn(timeout)?;
+        self.inbox.awake();
+        self.look_at_the_clock();
+        for _ in 0..limits::COMPLETIONS_PER_TURN {
+            let Some(completion) = self.ring.next_completion() else { break };
+            self.dispatch(completion);
+        }
+        self.take_messages();
+        self.go_on_fanning_out();
+        self.go_on_draining();
+        self.on_tick();
+        self.receive_starved();
+        self.note_turn();
+        Ok(())
+    }
+
+    /// How long the ring may sleep: not at all while work is left over, until the next tick
+    /// while there are deadlines.
+    fn sleep_time(&mut self) -> Duration {
+        let work_left = !self.fan_outs.is_empty()
+            || !self.starved.is_empty()
+            || self.drain.as_ref().is_some_and(Drain::has_work);
+        if work_left || !self.inbox.may_sleep() {
+            return Duration::ZERO;
+        }
+        match &self.drain {
+            Some(drain) if drain.is_pacing() => drain::PACE_INTERVAL,
+            _ if self.timers.is_empty() && !self.accepting.is_paused() => Duration::from_secs(1),
+            _ => Duration::from_millis(limits::TICK_MS),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The threads of the shards: each makes its ring itself, because a ring belongs to the thread
+//! that made it, and says whether that worked before the server promises anything.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tracing::warn;
+
+use super::NotStarted;
+use super::capacity::Capacity;
+use crate::admission::{Admission, CapacityShare, GlobalRate, IpLimits, RateShare};
+use crate::close_reason::{CloseReason, DrainOutcome};
+use crate::config::Config;
+use crate::coordinator::command::{Command, ShardFailure};
+use crate::coordinator::state::ServerState;
+use crate::handler::Handler;
+use crate::handler::echo::Echo;
+use crate::handler::plain::Plain;
+use crate::limits;
+use crate::mesh::inbox::{Inbox, Postbox, inbox};
+use crate::metrics::ShardMetrics;
+use crate::ring::{KernelRing, RingSettings, probe};
+use crate::shard::settings::Settings;
+use crate::shard::{Parts, Shard};
+use crate::sys::affinity;
+use crate::sys::event_fd::EventFd;
+
+/// How long a shard may take to set its ring up: a second of it for ENOMEM after a restart.
+const SETUP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end waits for threads that were told to stop.
+const JOIN_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The running shards.
+pub(super) struct Shards {
+    pub(super) postboxes: Vec<Postbox>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Everything that moves into a shard's thread.
+struct Seed {
+    index: usize,
+    listener: OwnedFd,
+    bell: EventFd,
+    inbox: Inbox,
+    state: Arc<ServerState>,
+    capacity: Capacity,
+    commands: Sender<Command>,
+    ready: Sender<io::Result<()>>,
+}
+
+impl Shards {
+    pub(super) fn start(
+        state: &Arc<ServerState>,
+        capacity: &Capacity,
+        listeners: Vec<OwnedFd>,
+        commands: &Sender<Command>,
+    ) -> Result<Self, NotStarted> {
+        let (ready, set_up) = bounded(capacity.shards);
+        let mut shards = Self { postboxes: Vec::new(), threads: Vec::new() };
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let bell = EventFd::new().map_err(|error| NotStarted::from(probe::explain(&error)))?;
+            let (postbox, inbox) = inbox(limits::INBOX, bell.clone());
+            let seed = Seed {
+                index,
+                listener,
+                bell,
+                inbox,
+                state: Arc::clone(state),
+                capacity: *capacity,
+                commands: commands.clone(),
+                ready: ready.clone(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("tidegate-shard-{index}"))
+                .spawn(move || seed.live())
+                .map_err(|error| NotStarted::unavailable(format!("shard thread: {error}")))?;
+            shards.postboxes.push(postbox);
+            shards.threads.push(thread);
+        }
+        drop(ready);
+        wait_until_set_up(&set_up, capacity.shards)?;
+        Ok(shards)
+    }
+
+    /// Waits a moment for the threads to end; false if one does not.
+    pub(super) fn join(self) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < JOIN_PATIENCE {
+            if self.threads.iter().all(JoinHandle::is_finished) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+}
+
+fn wait_until_set_up(set_up: &Receiver<io::Result<()>>, shards: usize) -> Result<(), NotStarted> {
+    for _ in 0..shards {
+        match set_up.recv_timeout(SETUP_PATIENCE) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(probe::explain(&error).into()),
+            Err(_) => return Err(NotStarted::unavailable("a shard did not set up its ring")),
+        }
+    }
+    Ok(())
+}
+
+impl Seed {
+    fn live(self) {
+        let (index, commands) = (self.index, self.commands.clone());
+        let metrics = Arc::clone(&self.state.shards[index]);
+        let failure = match catch_unwind(AssertUnwindSafe(|| self.run())) {
+            Ok(Ok(())) => {
+                let _ = commands.send(Command::ShardStopped { shard: index });
+                return;
+            }
+            Ok(Err(error)) => ShardFailure::Ring(error),
+            Err(panic) => ShardFailure::Panic(message_of(panic.as_ref())),
+        };
+        // Unwinding has dropped the ring, and with it every connection of the shard.
+        account_for_lost(&metrics);
+        let thread = format!("shard {index}");
+        let _ = commands.send(Command::ThreadDied { thread, shard: Some(index), cause: failure });
+    }
+
+    fn run(self) -> io::Result<()> {
+        let config = Arc::clone(&self.state.config);
+        if config.server.pin_shards && !affinity::pin_to_core(self.index) {
+            warn!(shard = self.index, "cannot be pinned to a core; runs where the kernel puts it");
+        }
+        let ready = self.ready.clone();
+        let ring = match self.ring(&config) {
+            Ok((ring, parts)) => {
+                let _ = ready.send(Ok(()));
+                (ring, parts)
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return Ok(());
+            }
+        };
+        drop(ready);
+        Shard::new(ring.0, ring.1).run()
+    }
+
+    fn ring(self, config: &Config) -> io::Result<(KernelRing, Parts)> {
+        let settings = RingSettings {
+            submissions: limits::SUBMISSIONS,
+            completions: limits::COMPLETIONS,
+            files: self.capacity.files,
+            accepts: limits::ACCEPTS,
+            buffers: config.server.receive_buffers,
+            buffer_bytes: config.server.receive_buffer_bytes,
+        };
+        let ring = KernelRing::new(settings, self.bell, Some(self.listener))?;
+        let hash = RandomState::new();
+        let metrics = Arc::clone(&self.state.shards[self.index]);
+        metrics.capacity.set(u64::from(self.capacity.share(self.index)));
+        let parts = Parts {
+            index: self.index,
+            clock: self.state.clock,
+            inbox: self.inbox,
+            commands: self.commands,
+            metrics,
+            settings: Settings::new(config)
+                .map_err(|_| io::Error::other("server.allowed_origins"))?,
+            admission: admission(config, &self.capacity, self.index, hash.clone()),
+            routes: routes(config),
+            hash,
+        };
+        Ok((ring, parts))
+    }
+}
+
+/// A shard's part of the budgets: an equal split of the global ones. Per-source limits apply on
+/// each shard by itself.
+fn admission(config: &Config, capacity: &Capacity, index: usize, hash: RandomState) -> Admission {
+    let wanted = &config.admission;
+    let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let shards = capacity.shards as u32;
+    let limits = IpLimits {
+        connections_per_minute: narrow(wanted.connections_per_ip_per_minute),
+        burst: narrow(wanted.connections_per_ip_burst),
+        max_concurrent: narrow(wanted.max_connections_per_ip),
+        max_sources: wanted.max_tracked_sources.div_ceil(u64::from(shards)) as usize,
+    };
+    let rate = RateShare::of(narrow(wanted.global_connections_per_second), shards);
+    let burst = rate.map_or(0, RateShare::per_second);
+    let share = CapacityShare::new(capacity.share(index));
+    Admission::new(limits, GlobalRate::new(rate, burst), share, hash)
+}
+
+fn routes(config: &Config) -> Vec<(&'static str, Box<dyn Handler>)> {
+    let mut routes: Vec<(&'static str, Box<dyn Handler>)> = vec![("/ws", Box::new(Plain))];
+    if config.server.echo {
+        routes.push(("/echo", Box::new(Echo)));
+    }
+    routes
+}
+
+/// The connections of a shard that died are closed; their ends are counted here.
+fn account_for_lost(metrics: &ShardMetrics) {
+    let lost = metrics.connections.get();
+    metrics.closed[CloseReason::ShardFailed.index()].add(lost);
+    metrics.handshakes_ended[CloseReason::ShardFailed.index()].add(metrics.handshaking.get());
+    metrics.connections.set(0);
+    metrics.handshaking.set(0);
+    let accounted: u64 = metrics.drain_outcomes.iter().map(crate::metrics::Count::get).sum();
+    let unaccounted = metrics.drain_started_with.get().saturating_sub(accounted);
+    metrics.drain_outcomes[DrainOutcome::Reset.index()].add(unaccounted);
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}

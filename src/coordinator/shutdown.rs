@@ -1,0 +1,99 @@
+//! How long each stage of a shutdown may take: pure arithmetic under one deadline.
+
+use crate::config::Config;
+
+/// Time limits of the stages in milliseconds. Their sum never exceeds the deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageCaps {
+    /// Not ready, still accepting.
+    pub pre_drain: u64,
+    /// From telling the clients to closing the first.
+    pub notice: u64,
+    /// Closing, the answers to the last Close included.
+    pub drain: u64,
+    /// Of the drain: how long the answer to a Close is awaited.
+    pub close_timeout: u64,
+    /// Cutting what is left.
+    pub force: u64,
+    /// Counts, hooks, the last answers to refused connections.
+    pub flush: u64,
+    /// All of it.
+    pub deadline: u64,
+}
+
+/// What cutting needs at most: a moment for the last Close, and 8 microseconds a connection.
+const FORCE_MS: u64 = 1_000;
+/// What flushing needs at most.
+const FLUSH_MS: u64 = 1_000;
+
+impl StageCaps {
+    /// The caps of the configuration, shrunk to fit its deadline (rule 2 of the requirements):
+    /// a tenth of the deadline at most is kept for the end, and what the stages before it want
+    /// beyond the rest is taken from them in proportion.
+    pub fn new(config: &Config) -> Self {
+        let wanted = &config.shutdown;
+        Self::fit(
+            wanted.deadline_ms,
+            wanted.pre_drain_delay_ms,
+            wanted.notice_ms,
+            wanted.drain_ms,
+            wanted.close_timeout_ms,
+        )
+    }
+
+    /// For a stop that must be quick: the same under a deadline of `deadline` milliseconds,
+    /// without waiting for load balancers.
+    pub fn hurried(config: &Config, deadline: u64) -> Self {
+        let wanted = &config.shutdown;
+        let deadline = deadline.min(wanted.deadline_ms);
+        Self::fit(deadline, 0, wanted.notice_ms, wanted.drain_ms, wanted.close_timeout_ms)
+    }
+
+    fn fit(deadline: u64, pre_drain: u64, notice: u64, drain: u64, close_timeout: u64) -> Self {
+        let force = FORCE_MS.min(deadline / 10);
+        let flush = FLUSH_MS.min(deadline / 10);
+        let available = deadline - force - flush;
+        let wanted = pre_drain + notice + drain;
+        let scaled = |ms: u64| {
+            if wanted <= available { ms } else { ms * available / wanted }
+        };
+        let drain = scaled(drain);
+        Self {
+            pre_drain: scaled(pre_drain),
+            notice: scaled(notice),
+            drain,
+            close_timeout: close_timeout.min(drain / 2),
+            force,
+            flush,
+            deadline,
+        }
+    }
+
+    /// The part of the drain in which connections are told to go; the rest is for their answers.
+    pub fn pace_window(&self) -> u64 {
+        self.drain - self.close_timeout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit_as_they_are() {
+        let caps = StageCaps::new(&Config::default());
+        assert_eq!((caps.pre_drain, caps.notice, caps.drain), (0, 500, 15_000));
+        assert_eq!((caps.close_timeout, caps.deadline), (5_000, 30_000));
+        assert_eq!(caps.pace_window(), 10_000);
+    }
+
+    #[test]
+    fn stages_shrink_to_the_deadline() {
+        for deadline in [1_000, 4_999, 10_000, 20_000] {
+            let caps = StageCaps::fit(deadline, 5_000, 500, 15_000, 5_000);
+            let sum = caps.pre_drain + caps.notice + caps.drain + caps.force + caps.flush;
+            assert!(sum <= deadline, "{caps:?}");
+            assert!(caps.drain > 0 && caps.pace_window() > 0, "{caps:?}");
+        }
+    }
+}

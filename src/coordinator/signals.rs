@@ -1,0 +1,50 @@
+//! SIGTERM, SIGINT and SIGUSR2 become commands.
+
+use std::io;
+
+use crossbeam_channel::Sender;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use super::command::Command;
+
+/// Signals that have been caught since [`catch`]; none is lost before [`Caught::forward`].
+#[derive(Debug)]
+pub struct Caught(Signals);
+
+/// Begins to catch the signals that stop the server: before the first listener is open, so that
+/// no signal finds the process with connections and without a handler.
+///
+/// # Errors
+/// What sigaction answers.
+pub fn catch() -> io::Result<Caught> {
+    Ok(Caught(Signals::new([SIGTERM, SIGINT, SIGUSR2])?))
+}
+
+impl Caught {
+    /// Turns each signal into a command, on a thread of its own.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn forward(mut self, commands: Sender<Command>) -> io::Result<()> {
+        let forward = move || {
+            for signal in self.0.forever() {
+                if commands.send(Command::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("tidegate-signals".to_owned()).spawn(forward)?;
+        Ok(())
+    }
+}
+
+/// The name of a signal that is caught.
+pub fn name(signal: i32) -> &'static str {
+    match signal {
+        SIGTERM => "SIGTERM",
+        SIGINT => "SIGINT",
+        SIGUSR2 => "SIGUSR2",
+        _ => "signal",
+    }
+}

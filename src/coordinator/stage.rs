@@ -1,0 +1,53 @@
+//! The stages of a shutdown as they are timed and reported.
+
+use std::time::Duration;
+
+use super::phase::Phase;
+use super::report::{StageReport, StageResult};
+use crate::clock::Now;
+
+/// The current moment on the wall clock, RFC 3339 in UTC with milliseconds.
+pub fn timestamp() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}
+
+/// The stages so far; the last may be under way.
+#[derive(Debug, Default)]
+pub struct Stages {
+    done: Vec<StageReport>,
+    current: Option<(Phase, Now, String)>,
+}
+
+impl Stages {
+    /// A stage begins. Stopped is the end and not a stage.
+    pub fn begin(&mut self, phase: Phase, now: Now) {
+        self.current = (phase != Phase::Stopped).then(|| (phase, now, timestamp()));
+    }
+
+    /// The stage under way ends.
+    pub fn finish(&mut self, now: Now, result: StageResult) -> Option<&StageReport> {
+        let (phase, since, started_at) = self.current.take()?;
+        let duration_ms = now.since(since).as_millis() as u64;
+        self.done.push(StageReport { name: phase.name(), started_at, duration_ms, result });
+        self.done.last()
+    }
+
+    /// How long the stage under way has taken.
+    pub fn spent(&self, now: Now) -> Duration {
+        self.current.as_ref().map_or(Duration::ZERO, |(_, since, _)| now.since(*since))
+    }
+
+    /// All stages for the report.
+    pub fn shown(&self, now: Now) -> Vec<StageReport> {
+        let mut all = self.done.clone();
+        if let Some((phase, since, started_at)) = &self.current {
+            all.push(StageReport {
+                name: phase.name(),
+                started_at: started_at.clone(),
+                duration_ms: now.since(*since).as_millis() as u64,
+                result: StageResult::Running,
+            });
+        }
+        all
+    }
+}

@@ -1,0 +1,33 @@
+//! Each completion goes to one file. One for a life of a slot that is over is dropped here.
+
+use super::Shard;
+use crate::ring::{Completion, Operation, Outcome, Ring};
+
+impl<R: Ring> Shard<R> {
+    pub(super) fn dispatch(&mut self, completion: Completion) {
+        let Completion { token, outcome } = completion;
+        match outcome {
+            Outcome::Accepted(result) => return self.on_accept(result),
+            Outcome::Woken => return self.ring.start(Operation::Wake),
+            // A server opens, binds and connects nothing.
+            Outcome::Opened(_) | Outcome::Bound(_) | Outcome::Connected(_) => return,
+            _ => {}
+        }
+        if self.connections.get_mut(token).is_none() {
+            self.metrics.stale_completions.add(1);
+            if let Outcome::Received(Ok(Some(received))) = outcome {
+                self.ring.give_back(received);
+            }
+            return;
+        }
+        match outcome {
+            Outcome::Readable(result) => self.on_readable(token, result),
+            Outcome::Received(result) => self.on_received(token, result),
+            Outcome::Sent(result, batch) => self.on_sent(token, result, batch),
+            Outcome::Cut(result) => self.on_cut(token, result),
+            Outcome::HalfClosed => self.on_half_closed(token),
+            Outcome::Closed => self.on_closed(token),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! A shard lets its connections go: notice, then bye and Close at its share of the pace, then
+//! the cut. The coordinator sets pace and deadline and collects; it sees no connection.
+//!
+//! Invariant: every connection that was there when the shard began to refuse is marked, and its
+//! end is counted as exactly one outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::Shard;
+use crate::admission::RefusalReason;
+use crate::clock::Now;
+use crate::close_reason::{CloseReason, DrainOutcome};
+use crate::connection::{Connection, Facts, State};
+use crate::coordinator::command::Command;
+use crate::coordinator::phase::Phase;
+use crate::limits;
+use crate::mesh::message::{DrainOrder, PhaseOrder};
+use crate::ring::{FileSlot, Frame, Ring, Token};
+use crate::websocket::{Data, OpCode, frame};
+
+/// While connections leave at a pace the shard comes round at least this often.
+pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// When connections are forced: the time they have to read their Close before they are cut.
+const LAST_MOMENT: Duration = Duration::from_millis(300);
+
+/// How long the end waits for refused connections to read their answer.
+const LAST_ANSWERS_MS: u64 = 250;
+
+/// The drain of this shard.
+#[derive(Debug)]
+pub(super) struct Drain {
+    order: Arc<DrainOrder>,
+    /// Connections there were, and how many of them have not ended.
+    total: u64,
+    left: u64,
+    reported: bool,
+    /// Notices: the next slot to look at, and how many have been sent.
+    notice_next: FileSlot,
+    noticed: u64,
+    /// Closing: since when, the next slot to look at, how many were told to go.
+    closing_since: Option<Now>,
+    close_next: FileSlot,
+    told: u64,
+    /// Connections in the middle of a message at their turn.
+    in_message: Vec<Token>,
+    /// Forcing: since when, the next slot to say goodbye to at once, and the next to cut.
+    forcing_since: Option<Now>,
+    goodbye_next: FileSlot,
+    cut_next: FileSlot,
+    /// Stopping: since when.
+    stopping_since: Option<Now>,
+    end: FileSlot,
+}
+
+impl Drain {
+    /// True while there is something to do that does not wait for time or clients.
+    pub(super) fn has_work(&self) -> bool {
+        self.notice_next < self.end || self.forcing_since.is_some() && self.goodbye_next < self.end
+    }
+
+    /// True while connections leave at a pace, or the end is near.
+    pub(super) fn is_pacing(&self) -> bool {
+        self.closing_since.is_some()
+            || self.forcing_since.is_some()
+            || self.stopping_since.is_some()
+    }
+
+    /// How many of this shard's connections may have been told to go by now.
+    fn allowance(&self, now: Now) -> u64 {
+        let Some(since) = self.closing_since else { return 0 };
+        let all = self.order.connections.max(self.total).max(1);
+        let rate = u128::from(self.order.connections_per_second);
+        let share = rate * now.since(since).as_nanos() * u128::from(self.total);
+        let due = share / (u128::from(all) * 1_000_000_000);
+        u64::try_from(due).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    /// When the next client that is noticed should come back, in milliseconds after it was
+    /// closed: the slots of all shards together make a flat line.
+    fn next_slot_ms(&self) -> u64 {
+        let all = self.order.connections.max(self.total);
+        let window_us = all.saturating_mul(self.order.slot_spacing_us);
+        let position = u128::from(window_us) * u128::from(self.noticed);
+        let offset_us = position / u128::from(self.total.max(1));
+        self.order.first_slot_ms + u64::try_from(offset_us / 1_000).unwrap_or(u64::MAX)
+    }
+}
+
+impl<R: Ring> Shard<R> {
+    /// The server has entered a phase.
+    pub(super) fn enter(&mut self, order: PhaseOrder) {
+        if order.epoch <= self.metrics.epoch.get() {
+            return self.acknowledge(order.epoch); // sent again: the answer was lost
+        }
+        self.phase = order.phase;
+        if self.drain.is_none() && !order.phase.accepts() {
+            self.begin_drain(order.drain.unwrap_or_default());
+        } else if let (Some(drain), Some(order)) = (&mut self.drain, order.drain) {
+            drain.order = order;
+        }
+        let now = self.now;
+        if let Some(drain) = &mut self.drain {
+            match order.phase {
+                Phase::Draining => drain.closing_since = Some(now),
+                Phase::Forcing => drain.forcing_since = Some(now),
+                Phase::Flushing | Phase::Stopped => drain.stopping_since = Some(now),
+                _ => {}
+            }
+        }
+        self.metrics.epoch.set(order.epoch);
+        self.acknowledge(order.epoch);
+    }
+
+    fn acknowledge(&self, epoch: u64) {
+        // If the coordinator's inbox is full it asks again.
+        let _ = self.commands.try_send(Command::ShardAcknowledged { shard: self.index, epoch });
+    }
+
+    /// Marks who is there, and refuses those who are still in their handshake.
+    fn begin_drain(&mut self, order: Arc<DrainOrder>) {
+        let mut total = 0;
+        for slot in 0..self.connections.end() {
+            let Some(token) = self.connections.token(slot) else { continue };
+            let Some(connection) = self.connections.get_mut(token) else { continue };
+            if connection.state == State::TurnedAway || !connection.facts.has(Facts::ADMITTED) {
+                continue;
+            }
+            connection.facts.note(Facts::DRAINED);
+            total += 1;
+            if connection.state == State::Handshake {
+                connection.facts.note(Facts::REFUSED_LATE);
+                connection.state = State::TurnedAway;
+                let refusal = RefusalReason::Draining.to_refusal(limits::RETRY_AFTER_MS);
+                let answer = super::BeforeUpgrade::TurnedAway(refusal);
+                self.before_upgrade.insert(slot, answer);
+            }
+        }
+        self.metrics.drain_started_with.set(total);
+        self.drain = Some(Drain {
+            order,
+            total,
+            left: total,
+            reported: false,
+            notice_next: 0,
+            noticed: 0,
+            closing_since: None,
+            close_next: 0,
+            told: 0,
+            in_message: Vec::new(),
+            forcing_since: None,
+            goodbye_next: 0,
+            cut_next: 0,
+            stopping_since: None,
+            end: self.connections.end(),
+        });
+    }
+
+    pub(super) fn on_drained(&mut self, outcome: DrainOutcome) {
+        self.metrics.drain_outcomes[outcome.index()].add(1);
+        if let Some(drain) = &mut self.drain {
+            drain.left = drain.left.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn go_on_draining(&mut self) {
+        let Some(mut drain) = self.drain.take() else { return };
+        self.send_notices(&mut drain);
+        match drain.forcing_since {
+            None => self.close_at_pace(&mut drain),
+            Some(since) => self.force(&mut drain, since),
+        }
+        if drain.left == 0 && !drain.reported {
+            let drained = Command::ShardDrained { shard: self.index };
+            drain.reported = self.commands.try_send(drained).is_ok();
+        }
+        self.drain = Some(drain);
+    }
+
+    fn send_notices(&mut self, drain: &mut Drain) {
+        for _ in 0..limits::VISITS_PER_TURN {
+            if drain.notice_next >= drain.end {
+                return;
+            }
+            let token = self.connections.token(drain.notice_next);
+            drain.notice_next += 1;
+            if let Some(token) = token.filter(|token| self.is_drained_and_open(*token)) {
+                let notice = json!({
+                    "type": "server.shutdown",
+                    "reason": drain.order.reason,
+                    "reconnect_after_ms": drain.next_slot_ms(),
+                });
+                drain.noticed += 1;
+                self.send_text(token, &notice.to_string());
+            }
+        }
+    }
+
+    fn is_drained_and_open(&mut self, token: Token) -> bool {
+        self.connections.get_mut(token).is_some_and(|connection| {
+            connection.state == State::Open && connection.facts.has(Facts::DRAINED)
+        })
+    }
+
+    fn close_at_pace(&mut self, drain: &mut Drain) {
+        let allowed = drain.allowance(self.now);
+        let patient = self.now.ms() < drain.order.patience_until_ms;
+        let mut waiting = std::mem::take(&mut drain.in_message);
+        waiting.retain(|token| !self.say_goodbye(*token, drain, patient));
+        drain.in_message = waiting;
+        for _ in 0..limits::VISITS_PER_TURN {
+            // Those who have left by themselves count as told.
+            if drain.close_next >= drain.end || drain.told >= allowed {
+                return;
+            }
+            let token = self.connections.token(drain.close_next);
+            drain.close_next += 1;
+            let Some(token) = token.filter(|token| self.is_drained_and_open(*token)) else {
+                continue;
+            };
+            drain.told += 1;
+            if !self.say_goodbye(token, drain, patient) {
+                drain.in_message.push(token);
+            }
+        }
+    }
+
+    /// Bye and Close. False if the client is in the middle of a message and there is time to
+    /// let it finish.
+    fn say_goodbye(&mut self, token: Token, drain: &Drain, patient: bool) -> bool {
+        if !self.is_drained_and_open(token) {
+            return true;
+        }
+        let Some(connection) = self.connections.get_mut(token) else { return true };
+        if patient && connection.is_mid_message() {
+            return false;
+        }
+        let bye = json!({
+            "bye": true,
+            "total": connection.messages,
+            "message": "Server is shutting down gracefully",
+        });
+        self.send_text(token, &bye.to_string());
+        self.begin_close(token, CloseReason::Shutdown, drain.order.close_code, "server shutdown");
+        true
+    }
+
+    fn send_text(&mut self, token: Token, text: &str) {
+        let mut bytes = self.spare_buffer();
+        frame::encode(OpCode::Data(Data::Text), text.as_bytes(), &mut bytes);
+        self.metrics.messages_sent.add(1);
+        self.send(token, Frame::Own(bytes));
+    }
+
+    /// Everybody is told at once, and cut a moment later.
+    fn force(&mut self, drain: &mut Drain, since: Now) {
+        for _ in 0..limits::VISITS_PER_TURN {
+            if drain.goodbye_next >= drain.end {
+                break;
+            }
+            if let Some(token) = self.connections.token(drain.goodbye_next) {
+                self.say_goodbye(token, drain, false);
+            }
+            drain.goodbye_next += 1;
+        }
+        if self.now.since(since) < LAST_MOMENT {
+            return;
+        }
+        for _ in 0..limits::VISITS_PER_TURN {
+            if drain.cut_next >= drain.end {
+                return;
+            }
+            let token = self.connections.token(drain.cut_next);
+            drain.cut_next += 1;
+            let drained = |c: &mut Connection| c.facts.has(Facts::DRAINED);
+            if let Some(token) = token
+                && self.connections.get_mut(token).is_some_and(drained)
+            {
+                self.cut(token, CloseReason::Shutdown);
+            }
+        }
+    }
+
+    /// True when the coordinator has ended the shard and the backlog is empty: whoever was
+    /// waiting has been told 503.
+    pub(super) fn is_finished(&self) -> bool {
+        let Some(since) = self.drain.as_ref().and_then(|drain| drain.stopping_since) else {
+            return false;
+        };
+        let waited_ms = self.now.since(since).as_millis() as u64;
+        let all_gone = self.connections.live() == 0 && self.ring.backlog_is_empty();
+        all_gone || waited_ms >= LAST_ANSWERS_MS
+    }
+}

@@ -1,0 +1,88 @@
+//! One publication, many connections: visited in chunks, so that the loop stays responsive.
+//!
+//! Publications are finished one after the other; that keeps their order for every subscriber.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Shard;
+use crate::channels::registry::Visit;
+use crate::connection::{InFlight, State};
+use crate::limits;
+use crate::ring::{FileSlot, Frame, Ring, Token};
+
+/// A publication on its way to the connections of this shard.
+#[derive(Debug)]
+pub(super) struct FanOut {
+    frame: Rc<Arc<[u8]>>,
+    to: Audience,
+}
+
+#[derive(Debug)]
+enum Audience {
+    /// The members of a channel when it came in.
+    Channel(Visit),
+    /// Every open connection, by slot.
+    Everybody { next: FileSlot },
+}
+
+impl<R: Ring> Shard<R> {
+    pub(super) fn fan_out_to_channel(&mut self, channel: &str, frame: Arc<[u8]>) {
+        if let Some(visit) = self.registry.begin_visit(channel) {
+            let frame = Rc::new(frame);
+            self.fan_outs.push_back(FanOut { frame, to: Audience::Channel(visit) });
+        }
+    }
+
+    pub(super) fn fan_out_to_everybody(&mut self, frame: Arc<[u8]>) {
+        let to = Audience::Everybody { next: 0 };
+        self.fan_outs.push_back(FanOut { frame: Rc::new(frame), to });
+    }
+
+    pub(super) fn go_on_fanning_out(&mut self) {
+        let mut visits = limits::VISITS_PER_TURN;
+        while let Some(mut fan_out) = self.fan_outs.pop_front() {
+            while visits > 0 {
+                visits -= 1;
+                match self.next_of(&mut fan_out.to) {
+                    Some(Some(token)) => self.deliver(token, &fan_out.frame),
+                    Some(None) => {}
+                    None => break,
+                }
+            }
+            if visits == 0 {
+                self.fan_outs.push_front(fan_out);
+                return;
+            }
+        }
+    }
+
+    /// The next connection of an audience: `Some(None)` for a slot without one, `None` at the
+    /// end.
+    fn next_of(&mut self, audience: &mut Audience) -> Option<Option<Token>> {
+        let slot = match audience {
+            Audience::Channel(visit) => self.registry.visit(visit)?,
+            Audience::Everybody { next } if *next < self.connections.end() => {
+                *next += 1;
+                *next - 1
+            }
+            Audience::Everybody { .. } => return None,
+        };
+        Some(self.connections.token(slot))
+    }
+
+    /// Queues a publication for one connection, unless it is leaving.
+    fn deliver(&mut self, token: Token, frame: &Rc<Arc<[u8]>>) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.state != State::Open {
+            return;
+        }
+        let queued = connection.queued_bytes();
+        let limit = self.settings.max_queued_bytes;
+        if connection.in_flight.has(InFlight::SEND) && queued + frame.len() > limit && queued > 0 {
+            return self.give_up_on_reader(token);
+        }
+        self.metrics.messages_sent.add(1);
+        self.send(token, Frame::Shared(Rc::clone(frame)));
+    }
+}

@@ -1,0 +1,143 @@
+//! A connection arrives: its source is known, so it is admitted or not before a byte is read.
+//!
+//! Accepting stops before the table of direct descriptors is full, because the kernel would drop
+//! the connection without an answer; the backlog holds it meanwhile.
+
+use tracing::{debug, warn};
+
+use super::Shard;
+use super::on_receive::BeforeUpgrade;
+use super::on_tick::ACCEPT_PAUSE_TICKS;
+use crate::admission::{RefusalReason, Verdict};
+use crate::connection::{Facts, InFlight, State};
+use crate::limits;
+use crate::ring::{Accepted, Errno, Operation, Ring};
+
+/// Accepts in flight, and why there may be fewer than wanted.
+#[derive(Debug)]
+pub(super) struct Accepting {
+    capacity: u32,
+    in_flight: u32,
+    paused_until: Option<u32>,
+    table_full: bool,
+}
+
+impl Accepting {
+    pub(super) fn new(capacity: u32) -> Self {
+        Self { capacity, in_flight: 0, paused_until: None, table_full: false }
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_until.is_some()
+    }
+}
+
+/// What accept answers when the trouble is the one connection and not the machine.
+const PASSING: [i32; 9] = [
+    libc::ECONNABORTED,
+    libc::EINTR,
+    libc::EPROTO,
+    libc::ENETDOWN,
+    libc::ENETUNREACH,
+    libc::EHOSTDOWN,
+    libc::EHOSTUNREACH,
+    libc::EAGAIN,
+    libc::EAFNOSUPPORT,
+];
+
+impl<R: Ring> Shard<R> {
+    /// Keeps as many accepts in flight as there are descriptors for, up to the limit.
+    pub(super) fn begin_accepting(&mut self) {
+        if self.accepting.is_paused() {
+            return;
+        }
+        let taken = self.connections.live() as u32 + self.accepting.in_flight;
+        let free = self.accepting.capacity.saturating_sub(taken);
+        let wanted = limits::ACCEPTS - self.accepting.in_flight;
+        for _ in 0..wanted.min(free) {
+            self.accepting.in_flight += 1;
+            self.ring.start(Operation::Accept);
+        }
+        let full = self.accepting.in_flight == 0;
+        if full && !self.accepting.table_full {
+            self.metrics.accept_paused.add(1);
+            warn!(
+                shard = self.index,
+                descriptors = self.accepting.capacity,
+                "accepting paused: every direct descriptor is in use; raise RLIMIT_NOFILE or \
+                 server.shards"
+            );
+        }
+        self.accepting.table_full = full;
+    }
+
+    pub(super) fn on_accept(&mut self, result: Result<Accepted, Errno>) {
+        self.accepting.in_flight -= 1;
+        match result {
+            Ok(accepted) => self.admit(accepted),
+            Err(Errno(code)) if PASSING.contains(&code) => {}
+            // The listener was shut down.
+            Err(Errno(libc::EINVAL | libc::EBADF | libc::ECANCELED)) => return,
+            Err(errno) => self.pause_accepting(errno),
+        }
+        self.begin_accepting();
+    }
+
+    /// The kernel is short of something; trying again at once would only burn the core.
+    fn pause_accepting(&mut self, errno: Errno) {
+        if !self.accepting.is_paused() {
+            self.metrics.accept_paused.add(1);
+            warn!(
+                shard = self.index,
+                error = %errno,
+                "accepting paused; the backlog holds new connections"
+            );
+        }
+        self.accepting.paused_until = Some(self.tick.wrapping_add(ACCEPT_PAUSE_TICKS));
+    }
+
+    /// Tries again when the pause is over, or when a connection has ended.
+    pub(super) fn resume_accepting(&mut self, a_slot_came_free: bool) {
+        if let Some(until) = self.accepting.paused_until {
+            if !a_slot_came_free && !crate::connection::deadline::is_reached(until, self.tick) {
+                return;
+            }
+            self.accepting.paused_until = None;
+        }
+        self.begin_accepting();
+    }
+
+    fn admit(&mut self, accepted: Accepted) {
+        self.metrics.accepted.add(1);
+        let source = self.settings.prefixes.key(accepted.address.ip());
+        let refusal = if !self.phase.accepts() {
+            Some((RefusalReason::Draining, limits::RETRY_AFTER_MS))
+        } else {
+            match self.admission.admit(source, self.now.ns()) {
+                Verdict::Admitted => None,
+                Verdict::Refused { reason, retry_after_ms } => Some((reason, retry_after_ms)),
+            }
+        };
+        let tick = self.tick;
+        let state = if refusal.is_some() { State::TurnedAway } else { State::Handshake };
+        let (token, connection) = self.connections.begin(accepted.slot, state);
+        connection.source = source;
+        connection.port = accepted.address.port();
+        connection.accepted_tick = tick;
+        connection.heard_tick = tick;
+        connection.in_flight.begin(InFlight::RECEIVE);
+        if let Some((reason, retry_after_ms)) = refusal {
+            let answer = reason.to_refusal(retry_after_ms);
+            self.before_upgrade.insert(token.slot, BeforeUpgrade::TurnedAway(answer));
+            self.metrics.admission_refused[reason.index()].add(1);
+            debug!(peer = %accepted.address, reason = reason.label(), "connection refused");
+        } else {
+            connection.facts.note(Facts::ADMITTED);
+        }
+        self.metrics.handshaking.add(1);
+        let deadline = tick.wrapping_add(self.settings.deadlines.handshake);
+        self.timers.set(&mut self.connections, token.slot, deadline);
+        // The request follows at once: a receive costs one operation, a watch would cost three.
+        self.ring.start(Operation::Receive { token, wait: true });
+    }
+}

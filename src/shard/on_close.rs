@@ -1,0 +1,208 @@
+//! A connection ends: by a Close handshake, by the end of its stream, or cut.
+//!
+//! A descriptor is closed only when nothing else is in flight on it; closing with a request
+//! armed would send nothing. What is still in flight when a connection must go is completed by
+//! a reset (CONNECT with AF_UNSPEC), never by a cancel.
+
+use tracing::debug;
+
+use super::Shard;
+use super::on_receive::Listen;
+use crate::close_reason::{CloseReason, DrainOutcome};
+use crate::connection::{Connection, Facts, InFlight, State};
+use crate::limits::TICK_MS;
+use crate::ring::{Errno, Frame, Operation, Ring, Token};
+use crate::websocket::{Violation, close_frame};
+
+impl<R: Ring> Shard<R> {
+    /// Begins the Close handshake from our side.
+    pub(super) fn begin_close(&mut self, token: Token, reason: CloseReason, code: u16, text: &str) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.state != State::Open {
+            return;
+        }
+        connection.state = State::Closing;
+        connection.reason = Some(reason);
+        connection.facts.note(Facts::CLOSE_SENT);
+        self.send_close(token, code, text);
+        self.set_timer_in(token, self.settings.deadlines.close);
+    }
+
+    /// The client broke the protocol: it is told, and what it still sends is discarded
+    /// (RFC 6455 7.1.7).
+    pub(super) fn fail(&mut self, token: Token, violation: Violation) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        debug!(slot = token.slot, %violation, "protocol violation");
+        connection.partial = None;
+        if connection.state == State::Closing {
+            return self.end_quietly(token);
+        }
+        let code = violation.close_code().into();
+        connection.reason = Some(match code {
+            1007 => CloseReason::InvalidPayload,
+            1009 => CloseReason::MessageTooBig,
+            _ => CloseReason::ProtocolError,
+        });
+        connection.facts.note(Facts::CLOSE_SENT);
+        self.send_close(token, code, violation.reason());
+        self.flush_and_linger(token);
+    }
+
+    /// The client does not read: what waits for it is dropped, it is told should it wake up,
+    /// and cut should it not.
+    pub(super) fn give_up_on_reader(&mut self, token: Token) {
+        self.drop_queue(token);
+        self.begin_close(token, CloseReason::SlowConsumer, 1008, "slow consumer");
+    }
+
+    fn send_close(&mut self, token: Token, code: u16, text: &str) {
+        let mut bytes = self.spare_buffer();
+        close_frame::encode(code, text, &mut bytes);
+        self.send(token, Frame::Own(bytes));
+    }
+
+    /// Closes as soon as everything queued has gone out.
+    pub(super) fn flush_and_close(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if !connection.in_flight.has(InFlight::SEND) {
+            return self.end_quietly(token);
+        }
+        connection.state = State::Flushing;
+        self.set_timer_in(token, self.settings.deadlines.close);
+    }
+
+    /// As [`Self::flush_and_close`], but lets the client read everything first: our side is
+    /// ended, and what the client still sends is discarded until it ends its side too.
+    pub(super) fn flush_and_linger(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.state = State::Lingering;
+        let in_flight = connection.in_flight.has(InFlight::SEND);
+        self.set_timer_in(token, self.settings.deadlines.linger);
+        if !in_flight {
+            self.end_quietly(token);
+        }
+    }
+
+    pub(super) fn on_half_closed(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.in_flight.end(InFlight::HALF_CLOSE);
+        match connection.state {
+            State::Ending => self.close_if_quiet(token),
+            _ => self.listen_again(token, Listen::Idle),
+        }
+    }
+
+    /// Ends the connection now, for this reason unless it has one already.
+    pub(super) fn end(&mut self, token: Token, reason: CloseReason) {
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.reason.get_or_insert(reason);
+        }
+        self.end_quietly(token);
+    }
+
+    /// The server's own cut: an outcome of its own.
+    pub(super) fn cut(&mut self, token: Token, reason: CloseReason) {
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.facts.note(Facts::FORCED);
+        }
+        self.end(token, reason);
+    }
+
+    /// Ends the connection now; its reason is known.
+    pub(super) fn end_quietly(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.state == State::Ending {
+            return;
+        }
+        connection.state = State::Ending;
+        connection.partial = None;
+        let subscriptions =
+            std::mem::replace(&mut connection.subscriptions, crate::connection::NONE);
+        let quiet = connection.in_flight.is_empty();
+        if !quiet {
+            connection.in_flight.begin(InFlight::CUT);
+            self.ring.start(Operation::Cut(token));
+        }
+        self.registry.leave(subscriptions);
+        self.before_upgrade.remove(&token.slot);
+        self.timers.clear(&mut self.connections, token.slot);
+        self.drop_queue(token);
+        self.close_if_quiet(token);
+    }
+
+    pub(super) fn on_cut(&mut self, token: Token, result: Result<(), Errno>) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.in_flight.end(InFlight::CUT);
+        if let Err(errno) = result {
+            // What is still armed may never complete. Its generation is over after the close,
+            // so a late completion is dropped at dispatch.
+            debug!(slot = token.slot, error = %errno, "cut failed");
+            connection.in_flight = InFlight::default();
+        }
+        self.close_if_quiet(token);
+    }
+
+    /// Closes the descriptor of an ending connection once nothing is in flight on it.
+    pub(super) fn close_if_quiet(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.state == State::Ending && connection.in_flight.is_empty() {
+            connection.in_flight.begin(InFlight::CLOSE);
+            self.ring.start(Operation::Close(token));
+        }
+    }
+
+    /// The slot is free: budgets are given back and the end is counted.
+    pub(super) fn on_closed(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let facts = connection.facts;
+        let source = connection.source;
+        let reason = connection.reason.unwrap_or(CloseReason::Reset);
+        let age_ms = u64::from(self.tick.wrapping_sub(connection.accepted_tick)) * TICK_MS;
+        let outcome = facts.has(Facts::DRAINED).then(|| outcome(connection, reason));
+        let metrics = &self.metrics;
+        if facts.has(Facts::OPENED) {
+            metrics.connections.set(metrics.connections.get().saturating_sub(1));
+            metrics.closed[reason.index()].add(1);
+            metrics.connection_ms.add(age_ms);
+            debug!(slot = token.slot, source = %source, reason = reason.label(), "connection closed");
+        } else {
+            metrics.handshaking.set(metrics.handshaking.get().saturating_sub(1));
+            metrics.handshakes_ended[reason.index()].add(1);
+        }
+        if facts.has(Facts::ADMITTED) {
+            self.admission.released(source, self.now.ns());
+        }
+        self.connections.end_life(token.slot);
+        if let Some(outcome) = outcome {
+            self.on_drained(outcome);
+        }
+        self.resume_accepting(true);
+    }
+
+    fn drop_queue(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if let Some(queue) = connection.outbound.take() {
+            let queued = &self.metrics.queued_bytes;
+            queued.set(queued.get().saturating_sub(queue.bytes() as u64));
+        }
+    }
+}
+
+/// What became of a connection that was there when the drain began.
+fn outcome(connection: &Connection, reason: CloseReason) -> DrainOutcome {
+    let facts = connection.facts;
+    if facts.has(Facts::REFUSED_LATE) || !facts.has(Facts::OPENED) {
+        return DrainOutcome::RefusedLate;
+    }
+    if facts.has(Facts::ACKNOWLEDGED) {
+        return DrainOutcome::CloseAcknowledged;
+    }
+    if facts.has(Facts::FORCED) {
+        return DrainOutcome::Forced;
+    }
+    match reason {
+        CloseReason::Reset => DrainOutcome::Reset,
+        _ if facts.has(Facts::CLOSE_SENT) => DrainOutcome::CloseSent,
+        _ => DrainOutcome::PeerClosed,
+    }
+}

@@ -1,0 +1,40 @@
+//! What other threads tell this shard.
+
+use std::time::Duration;
+
+use super::Shard;
+use crate::limits;
+use crate::mesh::message::{Fault, ShardMessage};
+use crate::ring::Ring;
+
+impl<R: Ring> Shard<R> {
+    pub(super) fn take_messages(&mut self) {
+        for _ in 0..limits::INBOX_PER_TURN {
+            // While many publications are being worked on, more wait in the inbox, and its
+            // being full slows the publisher down.
+            if self.fan_outs.len() >= limits::FAN_OUTS {
+                return;
+            }
+            let Some(message) = self.inbox.take() else { return };
+            self.on_message(message);
+        }
+    }
+
+    fn on_message(&mut self, message: ShardMessage) {
+        match message {
+            ShardMessage::Publish { channel, frame } => {
+                self.metrics.publications.add(1);
+                self.fan_out_to_channel(&channel, frame);
+            }
+            ShardMessage::Broadcast { frame } => {
+                self.metrics.publications.add(1);
+                self.fan_out_to_everybody(frame);
+            }
+            ShardMessage::Enter(order) => self.enter(order),
+            ShardMessage::Fault(Fault::Panic) => panic!("injected through the admin API"),
+            ShardMessage::Fault(Fault::Stall(ms)) => {
+                std::thread::sleep(Duration::from_millis(ms));
+            }
+        }
+    }
+}

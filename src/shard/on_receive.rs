@@ -1,0 +1,322 @@
+//! Bytes arrive: the head of a request, or frames. They are read in place in the ring's buffer;
+//! only what must wait for more bytes is copied.
+
+use tracing::debug;
+
+use super::Shard;
+use crate::close_reason::CloseReason;
+use crate::connection::{Facts, InFlight, State};
+use crate::handler::Inbound;
+use crate::http::refusal::{Refusal, Status};
+use crate::http::request::{Head, HeadScanner};
+use crate::http::{response, upgrade};
+use crate::limits;
+use crate::ring::{Errno, Frame, Operation, Received, Ring, Token};
+use crate::websocket::frame::{self, Role};
+use crate::websocket::{Control, Event, Incoming, OpCode, Rules, Violation, close_frame};
+
+/// A client that is heard again within this many ticks (about a second) ...
+const BUSY_TICKS: u32 = 16;
+
+/// ... and has sent at least this many messages is busy: a receive is armed for it instead of a
+/// watch, which saves an operation per message and costs 600 bytes of kernel memory until its
+/// next quiet moment, a pong at the latest.
+const BUSY_MESSAGES: u32 = 4;
+
+/// The answer to an upgrade on a path that no handler serves.
+const NO_SUCH_PATH: Refusal = Refusal::new(
+    Status::NotFound,
+    "no such path; /ws?channel=NAME subscribes, /echo echoes if server.echo is set",
+);
+
+/// What is known of a connection that is not upgraded yet. Beside the table of connections,
+/// because few are in that state at a time.
+#[derive(Debug)]
+pub(super) enum BeforeUpgrade {
+    /// The beginning of its request.
+    Head(Vec<u8>, HeadScanner),
+    /// It was not admitted; the answer to its first bytes.
+    TurnedAway(Refusal),
+}
+
+/// How to wait for the next bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listen {
+    /// The buffer was filled: more waits already.
+    More,
+    /// They will come soon.
+    Busy,
+    /// They may come some time.
+    Idle,
+}
+
+/// What a chunk of frames led to, beside the effects.
+enum Ended {
+    No,
+    Closed { code: Option<u16> },
+    Violated(Violation),
+}
+
+impl<R: Ring> Shard<R> {
+    pub(super) fn on_readable(&mut self, token: Token, result: Result<(), Errno>) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.in_flight.end(InFlight::WATCH);
+        match (connection.state, result) {
+            (State::Ending, _) => self.close_if_quiet(token),
+            (_, Ok(())) => self.receive(token, false),
+            (_, Err(_)) => self.end(token, CloseReason::Reset),
+        }
+    }
+
+    pub(super) fn on_received(&mut self, token: Token, result: Result<Option<Received>, Errno>) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.in_flight.end(InFlight::RECEIVE);
+        let ending = connection.state == State::Ending;
+        match result {
+            Ok(Some(received)) => {
+                let listen = self.listen_for(token, received.len());
+                if !ending {
+                    self.on_bytes(token, &received);
+                }
+                self.ring.give_back(received);
+                self.listen_again(token, listen);
+            }
+            _ if ending => {}
+            Ok(None) => self.on_end_of_stream(token),
+            Err(Errno(libc::ENOBUFS)) => {
+                self.metrics.buffers_starved.add(1);
+                self.starved.push(token);
+            }
+            Err(Errno(libc::EAGAIN | libc::EINTR)) => self.listen_again(token, Listen::Idle),
+            Err(_) => self.end(token, CloseReason::Reset),
+        }
+        self.close_if_quiet(token);
+    }
+
+    /// Buffers that were given back in this turn go to those who found none.
+    pub(super) fn receive_starved(&mut self) {
+        for token in std::mem::take(&mut self.starved) {
+            let waits = |c: &mut crate::connection::Connection| {
+                c.state != State::Ending && !c.in_flight.has(InFlight::RECEIVE)
+            };
+            if self.connections.get_mut(token).is_some_and(waits) {
+                self.receive(token, false);
+            }
+        }
+    }
+
+    fn receive(&mut self, token: Token, wait: bool) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.in_flight.begin(InFlight::RECEIVE);
+        self.ring.start(Operation::Receive { token, wait });
+    }
+
+    /// How to wait after `len` bytes, by how long the client was quiet before them.
+    fn listen_for(&mut self, token: Token, len: usize) -> Listen {
+        let tick = self.tick;
+        let Some(connection) = self.connections.get_mut(token) else { return Listen::Idle };
+        let quiet = tick.wrapping_sub(std::mem::replace(&mut connection.heard_tick, tick));
+        if len == self.settings.receive_buffer_bytes {
+            Listen::More
+        } else if quiet <= BUSY_TICKS && connection.messages >= BUSY_MESSAGES {
+            Listen::Busy
+        } else {
+            Listen::Idle
+        }
+    }
+
+    /// Arms what tells of the next bytes; nothing while the client does not read what it is
+    /// sent.
+    pub(super) fn listen_again(&mut self, token: Token, listen: Listen) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let armed = connection.in_flight.has(InFlight::WATCH)
+            || connection.in_flight.has(InFlight::RECEIVE);
+        let reads = !matches!(connection.state, State::Ending | State::Flushing | State::Vacant);
+        if armed || !reads || connection.queued_bytes() > limits::READ_PAUSE_BYTES {
+            return;
+        }
+        match listen {
+            Listen::More => self.receive(token, false),
+            Listen::Busy => self.receive(token, true),
+            Listen::Idle => {
+                connection.in_flight.begin(InFlight::WATCH);
+                self.ring.start(Operation::Watch(token));
+            }
+        }
+    }
+
+    fn on_end_of_stream(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        // A client may end its side and still read: what is on its way to it goes out first.
+        if connection.state == State::Open && connection.in_flight.has(InFlight::SEND) {
+            connection.reason = Some(CloseReason::PeerGone);
+            self.flush_and_close(token);
+        } else {
+            self.end(token, CloseReason::PeerGone);
+        }
+    }
+
+    fn on_bytes(&mut self, token: Token, received: &Received) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        match connection.state {
+            State::Handshake => self.on_head(token, received),
+            State::TurnedAway => self.turn_away(token),
+            State::Open | State::Closing => self.on_frames(token, received, 0),
+            State::Vacant | State::Flushing | State::Lingering | State::Ending => {}
+        }
+    }
+
+    fn turn_away(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.reason = Some(CloseReason::AdmissionRefused);
+        if let Some(BeforeUpgrade::TurnedAway(refusal)) = self.before_upgrade.remove(&token.slot) {
+            self.refuse(token, &refusal, true);
+        }
+    }
+
+    /// Answers with a refusal and closes. If the request was `read_whole`, at once; otherwise
+    /// the rest of it is discarded first, or the answer would be lost with it.
+    pub(super) fn refuse(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {
+        let mut bytes = self.spare_buffer();
+        response::refuse(refusal, &mut bytes);
+        self.send(token, Frame::Own(bytes));
+        if read_whole {
+            self.flush_and_close(token);
+        } else {
+            self.flush_and_linger(token);
+        }
+    }
+
+    fn on_head(&mut self, token: Token, received: &Received) {
+        let (mut head, mut scanner) = match self.before_upgrade.remove(&token.slot) {
+            Some(BeforeUpgrade::Head(head, scanner)) => (head, scanner),
+            _ => (self.spare_buffer(), HeadScanner::default()),
+        };
+        let before = head.len();
+        head.extend_from_slice(self.ring.bytes(received));
+        match scanner.scan(&head) {
+            Ok(Head::Incomplete) => {
+                self.before_upgrade.insert(token.slot, BeforeUpgrade::Head(head, scanner));
+            }
+            Ok(Head::Complete { len }) => {
+                match self.upgrade(token, &head[..len]) {
+                    Ok(()) => self.on_frames(token, received, len - before),
+                    Err(refusal) => self.refuse_upgrade(token, &refusal, true),
+                }
+                self.recycle(head);
+            }
+            Err(refusal) => self.refuse_upgrade(token, &refusal, false),
+        }
+    }
+
+    fn refuse_upgrade(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {
+        debug!(
+            slot = token.slot,
+            status = refusal.status.code(),
+            detail = refusal.detail,
+            "upgrade refused"
+        );
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.reason = Some(CloseReason::HandshakeRefused);
+        }
+        self.refuse(token, refusal, read_whole);
+    }
+
+    /// Decides about a complete request and answers 101.
+    fn upgrade(&mut self, token: Token, head: &[u8]) -> Result<(), Refusal> {
+        let request = upgrade::parse(head, &self.settings.upgrade)?;
+        let route = self.routes.iter().position(|(path, _)| *path == request.path);
+        let route = route.ok_or(NO_SUCH_PATH)?;
+        self.routes[route].1.receive(Inbound::Opening { query: request.query }, &mut self.effects);
+        if let Some(refusal) = self.effects.take_refusal() {
+            return Err(refusal);
+        }
+        let mut answer = self.spare_buffer();
+        response::switching_protocols(request.key, None, &mut answer);
+        self.on_upgraded(token, route as u8);
+        self.send(token, Frame::Own(answer));
+        self.apply_effects(token);
+        Ok(())
+    }
+
+    fn on_upgraded(&mut self, token: Token, route: u8) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.state = State::Open;
+        connection.route = route;
+        connection.facts.note(Facts::OPENED);
+        let metrics = &self.metrics;
+        metrics.handshaking.set(metrics.handshaking.get().saturating_sub(1));
+        metrics.opened.add(1);
+        metrics.connections.add(1);
+        metrics.connections_peak.raise(metrics.connections.get());
+        self.set_open_timer(token);
+    }
+
+    fn on_frames(&mut self, token: Token, received: &Received, skip: usize) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if received.len() <= skip {
+            return;
+        }
+        self.metrics.bytes_received.add((received.len() - skip) as u64);
+        let is_open = connection.state == State::Open;
+        connection.facts.forget(Facts::AWAITING_PONG);
+        let rules =
+            Rules { role: Role::Server, max_message_bytes: self.settings.max_message_bytes };
+        let handler = &mut self.routes[usize::from(connection.route)].1;
+        let effects = &mut self.effects;
+        let bytes = &mut self.ring.bytes(received)[skip..];
+        let mut incoming = Incoming::new(bytes, &mut connection.partial, rules);
+        let mut messages = 0;
+        let ended = loop {
+            match incoming.next() {
+                Ok(None) => break Ended::No,
+                Err(violation) => break Ended::Violated(violation),
+                Ok(Some(Event::Close { code, .. })) => break Ended::Closed { code },
+                Ok(Some(Event::Pong(_))) => {}
+                // After our own Close nothing more may be sent (RFC 6455 5.5.1).
+                Ok(Some(_)) if !is_open => {}
+                Ok(Some(Event::Ping(payload))) => {
+                    frame::encode(OpCode::Control(Control::Pong), payload, &mut effects.bytes);
+                }
+                Ok(Some(Event::Text(text))) => {
+                    messages += 1;
+                    handler.receive(Inbound::Text(text), effects);
+                }
+                Ok(Some(Event::Binary(bytes))) => {
+                    messages += 1;
+                    handler.receive(Inbound::Binary(bytes), effects);
+                }
+            }
+        };
+        connection.messages = connection.messages.saturating_add(messages);
+        self.metrics.messages_received.add(u64::from(messages));
+        self.apply_effects(token);
+        match ended {
+            Ended::No => {}
+            Ended::Closed { code } => self.on_peer_close(token, code),
+            Ended::Violated(violation) => self.fail(token, violation),
+        }
+    }
+
+    fn on_peer_close(&mut self, token: Token, code: Option<u16>) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.partial = None;
+        match connection.state {
+            State::Closing => {
+                connection.facts.note(Facts::ACKNOWLEDGED);
+                self.flush_and_close(token);
+            }
+            State::Open => {
+                connection.reason = Some(CloseReason::PeerClosed);
+                let mut bytes = self.spare_buffer();
+                match code {
+                    Some(code) => close_frame::encode(code, "", &mut bytes),
+                    None => frame::encode(OpCode::Control(Control::Close), &[], &mut bytes),
+                }
+                self.send(token, Frame::Own(bytes));
+                self.flush_and_close(token);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Bytes leave: one send in flight per connection, the rest waits in its queue.
+
+use super::Shard;
+use super::on_receive::Listen;
+use crate::close_reason::CloseReason;
+use crate::connection::outbound::Outbound;
+use crate::connection::{InFlight, State};
+use crate::limits;
+use crate::ring::{Errno, Frame, Operation, Ring, SendBatch, Token};
+
+impl<R: Ring> Shard<R> {
+    /// Sends a frame, now or behind what is on its way already.
+    pub(super) fn send(&mut self, token: Token, frame: Frame) {
+        let tick = self.tick;
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if !connection.in_flight.has(InFlight::SEND) {
+            connection.in_flight.begin(InFlight::SEND);
+            self.ring.start(Operation::Send(token, SendBatch::one(frame)));
+            return;
+        }
+        let begins = connection.outbound.is_none();
+        let queue = connection.outbound.get_or_insert_with(|| Box::new(Outbound::new(tick)));
+        self.metrics.queued_bytes.add(frame.len() as u64);
+        queue.push(frame);
+        if begins && connection.state == State::Open {
+            self.set_open_timer(token);
+        }
+    }
+
+    pub(super) fn on_sent(
+        &mut self,
+        token: Token,
+        result: Result<usize, Errno>,
+        mut batch: SendBatch,
+    ) {
+        let tick = self.tick;
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.in_flight.end(InFlight::SEND);
+        if connection.state == State::Ending {
+            return self.close_if_quiet(token);
+        }
+        let Ok(sent) = result else { return self.on_send_failed(token) };
+        self.metrics.bytes_sent.add(sent as u64);
+        batch.advance(sent);
+        let mut next = (batch.remaining() > 0).then_some(batch);
+        if let Some(queue) = connection.outbound.as_mut() {
+            queue.progress_tick = tick;
+            if next.is_none() {
+                next = queue.take();
+                let taken = next.as_ref().map_or(0, SendBatch::remaining) as u64;
+                let queued = &self.metrics.queued_bytes;
+                queued.set(queued.get().saturating_sub(taken));
+            }
+        }
+        match next {
+            Some(batch) => {
+                connection.in_flight.begin(InFlight::SEND);
+                self.ring.start(Operation::Send(token, batch));
+            }
+            None => {
+                connection.outbound = None;
+                self.on_all_sent(token);
+            }
+        }
+    }
+
+    fn on_all_sent(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        match connection.state {
+            State::Flushing => self.end_quietly(token),
+            State::Lingering => {
+                connection.in_flight.begin(InFlight::HALF_CLOSE);
+                self.ring.start(Operation::HalfClose(token));
+            }
+            // Reading may have been paused while the queue was long.
+            _ => self.listen_again(token, Listen::Idle),
+        }
+    }
+
+    fn on_send_failed(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        // The peer is gone; if a Close handshake was under way, its reason stands.
+        match connection.reason {
+            Some(_) => self.end_quietly(token),
+            None => self.end(token, CloseReason::Reset),
+        }
+    }
+
+    /// An empty buffer for bytes to send.
+    pub(super) fn spare_buffer(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Keeps a buffer for later, unless there are enough or it is too large to keep.
+    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        let worth_it = (1..=limits::SPARE_BUFFER_BYTES).contains(&buffer.capacity());
+        if worth_it && self.spare.len() < limits::SPARE_BUFFERS {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+}

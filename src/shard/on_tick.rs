@@ -1,0 +1,103 @@
+//! Time passes: deadlines of connections, pauses, and the shard's own figures.
+
+use super::Shard;
+use crate::clock::Now;
+use crate::close_reason::CloseReason;
+use crate::connection::deadline::{self, Due};
+use crate::connection::{Facts, State};
+use crate::limits::TICK_MS;
+use crate::ring::{Frame, Ring, Token};
+use crate::websocket::frame;
+use crate::websocket::{Control, OpCode};
+
+/// How long accepting rests after the kernel ran short of something: about 100 ms.
+pub(super) const ACCEPT_PAUSE_TICKS: u32 = 2;
+
+/// A shard that did not come round for so long was stopped from outside (SIGSTOP, a suspended
+/// machine). That time is not counted against its clients, who could not be heard.
+const PAUSE_MS: u64 = 2_000;
+
+/// Sources looked at per tick for whether they can be forgotten.
+const EXPIRE_PER_TICK: usize = 256;
+
+/// The tick of a moment, leaving out time that the shard did not see.
+pub(super) fn tick_at(now: Now, unseen_ms: u64) -> u32 {
+    (now.ms().saturating_sub(unseen_ms) / TICK_MS) as u32
+}
+
+impl<R: Ring> Shard<R> {
+    pub(super) fn look_at_the_clock(&mut self) {
+        let now = self.clock.now();
+        let gap_ms = now.since(self.now).as_millis() as u64;
+        if gap_ms > PAUSE_MS {
+            self.unseen_ms += gap_ms - TICK_MS;
+        }
+        self.now = now;
+    }
+
+    pub(super) fn on_tick(&mut self) {
+        let tick = tick_at(self.now, self.unseen_ms);
+        if tick == self.tick {
+            return;
+        }
+        self.tick = tick;
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.take_due(&mut self.connections, tick, &mut due);
+        for slot in due.drain(..) {
+            if let Some(token) = self.connections.token(slot) {
+                self.on_deadline(token);
+            }
+        }
+        self.due = due;
+        self.resume_accepting(false);
+        let sources = self.admission.ip_mut();
+        sources.expire(self.now.ns(), EXPIRE_PER_TICK);
+        self.metrics.tracked_sources.set(sources.len() as u64);
+        self.metrics.limited_sources.set(sources.limited_sources() as u64);
+    }
+
+    fn on_deadline(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        match deadline::due(connection, self.tick, &self.settings.deadlines) {
+            Due::Never => {}
+            Due::Later(tick) => self.timers.set(&mut self.connections, token.slot, tick),
+            Due::Ping(next) => self.ping(token, next),
+            Due::HandshakeTimeout => self.end(token, CloseReason::HandshakeTimeout),
+            Due::KeepaliveTimeout => self.cut(token, CloseReason::KeepaliveTimeout),
+            Due::WriteTimeout => self.cut(token, CloseReason::SlowConsumer),
+            Due::CloseTimeout => self.cut(token, CloseReason::Reset),
+        }
+    }
+
+    fn ping(&mut self, token: Token, next: u32) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.facts.note(Facts::AWAITING_PONG);
+        let mut bytes = self.spare_buffer();
+        frame::encode(OpCode::Control(Control::Ping), &[], &mut bytes);
+        self.metrics.pings_sent.add(1);
+        self.timers.set(&mut self.connections, token.slot, next);
+        self.send(token, Frame::Own(bytes));
+    }
+
+    /// Sets the timer of an open connection to whatever it needs next.
+    pub(super) fn set_open_timer(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        debug_assert!(connection.state == State::Open);
+        match deadline::due(connection, self.tick, &self.settings.deadlines) {
+            Due::Never => self.timers.clear(&mut self.connections, token.slot),
+            Due::Later(tick) => self.timers.set(&mut self.connections, token.slot, tick),
+            _ => self.timers.set(&mut self.connections, token.slot, self.tick.wrapping_add(1)),
+        }
+    }
+
+    pub(super) fn set_timer_in(&mut self, token: Token, ticks: u32) {
+        self.timers.set(&mut self.connections, token.slot, self.tick.wrapping_add(ticks));
+    }
+
+    pub(super) fn note_turn(&mut self) {
+        let busy_ns = self.clock.now().ns().saturating_sub(self.now.ns());
+        self.metrics.busy_ns.add(busy_ns);
+        self.metrics.stall_max_ns.raise(busy_ns);
+        self.metrics.last_turn_ms.set(self.now.ms());
+    }
+}

@@ -1,0 +1,59 @@
+//! What a shard needs of the configuration, in its own units.
+
+use crate::admission::Prefixes;
+use crate::config::Config;
+use crate::connection::deadline::Deadlines;
+use crate::http::origin::{AllowedOrigins, InvalidOrigin};
+use crate::http::upgrade::UpgradeRules;
+
+/// How long what a refused or failed client still sends is discarded, so that it can read our
+/// last bytes before the connection is gone.
+const LINGER_MS: u64 = 1_000;
+
+/// Settings of a shard.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Time limits of connections.
+    pub deadlines: Deadlines,
+    /// Largest message from a client in bytes.
+    pub max_message_bytes: usize,
+    /// Most bytes that wait for one client.
+    pub max_queued_bytes: usize,
+    /// Bytes of a receive buffer: a receive that fills one has left something behind.
+    pub receive_buffer_bytes: usize,
+    /// How much of an address makes a source.
+    pub prefixes: Prefixes,
+    /// What an upgrade request must be like.
+    pub upgrade: UpgradeRules,
+}
+
+impl Settings {
+    /// From the configuration.
+    ///
+    /// # Errors
+    /// An origin that is not one; the configuration has checked them before.
+    pub fn new(config: &Config) -> Result<Self, InvalidOrigin> {
+        let ticks = Deadlines::ticks;
+        let ping_interval = match config.keepalive.ping_interval_ms {
+            0 => 0,
+            ms => ticks(ms),
+        };
+        Ok(Self {
+            deadlines: Deadlines {
+                handshake: ticks(config.handshake.timeout_ms),
+                ping_interval,
+                pong_timeout: ticks(config.keepalive.timeout_ms),
+                close: ticks(config.shutdown.close_timeout_ms),
+                write: ticks(config.server.write_timeout_ms),
+                linger: ticks(LINGER_MS),
+            },
+            max_message_bytes: config.server.max_message_bytes,
+            max_queued_bytes: config.server.max_queued_bytes,
+            receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
+            prefixes: Prefixes::default(),
+            upgrade: UpgradeRules {
+                allowed_origins: AllowedOrigins::new(&config.server.allowed_origins)?,
+            },
+        })
+    }
+}
