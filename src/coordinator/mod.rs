@@ -235,10 +235,8 @@ impl Coordinator {
         let drained = self.shards.iter().all(|shard| shard.drained);
         match self.state.phase() {
             Phase::Notice if timed_out(caps.pre_drain) => self.begin_refusing(),
-            Phase::Refusing if self.all_acknowledged() => {
-                if drained || timed_out(caps.notice) {
-                    self.begin_draining();
-                }
+            Phase::Refusing if self.all_acknowledged() && (drained || timed_out(caps.notice)) => {
+                self.begin_draining();
             }
             Phase::Refusing if timed_out(caps.notice + caps.force) => {
                 self.finish_stage(StageResult::TimedOut);

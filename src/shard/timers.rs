@@ -115,7 +115,7 @@ mod tests {
         timers.set(&mut connections, 1, 3); // moved
         assert_eq!(due_at(&mut timers, &mut connections, u32::MAX), [3]);
         assert_eq!(due_at(&mut timers, &mut connections, 1), [0]);
-        assert_eq!(due_at(&mut timers, &mut connections, 2), []);
+        assert!(due_at(&mut timers, &mut connections, 2).is_empty());
         assert_eq!(due_at(&mut timers, &mut connections, 400), [1]);
         timers.clear(&mut connections, 1); // not linked: nothing happens
         assert_eq!(due_at(&mut timers, &mut connections, 100_000), [2]);
