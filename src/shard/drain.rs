@@ -10,9 +10,11 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Shard;
+use super::on_close::Goodbye;
 use crate::admission::RefusalReason;
 use crate::clock::Now;
 use crate::close_reason::{CloseReason, DrainOutcome};
+use crate::connection::deadline::Deadlines;
 use crate::connection::{Connection, Facts, State};
 use crate::coordinator::command::Command;
 use crate::coordinator::phase::Phase;
@@ -67,6 +69,16 @@ impl Drain {
         self.closing_since.is_some()
             || self.forcing_since.is_some()
             || self.stopping_since.is_some()
+    }
+
+    /// What every connection is told at its turn.
+    fn goodbye(&self) -> Goodbye<'static> {
+        Goodbye {
+            reason: CloseReason::Shutdown,
+            code: self.order.close_code,
+            text: "server shutdown",
+            patience: Deadlines::ticks(self.order.close_timeout_ms),
+        }
     }
 
     /// How many of this shard's connections may have been told to go by now.
@@ -244,7 +256,7 @@ impl<R: Ring> Shard<R> {
             "message": "Server is shutting down gracefully",
         });
         self.send_text(token, &bye.to_string());
-        self.begin_close(token, CloseReason::Shutdown, drain.order.close_code, "server shutdown");
+        self.begin_close(token, &drain.goodbye());
         true
     }
 

@@ -1,6 +1,7 @@
 //! What a handler wanted done is done here, in its order: its messages first, then the rest.
 
 use super::Shard;
+use super::on_close::Goodbye;
 use crate::close_reason::CloseReason;
 use crate::connection::State;
 use crate::handler::Effect;
@@ -41,7 +42,10 @@ impl<R: Ring> Shard<R> {
                 self.metrics.subscriptions.set(self.registry.len() as u64);
             }
             Effect::Close(code, reason) => {
-                self.begin_close(token, CloseReason::Handler, code, &reason);
+                let patience = self.settings.deadlines.close;
+                let goodbye =
+                    Goodbye { reason: CloseReason::Handler, code, text: &reason, patience };
+                self.begin_close(token, &goodbye);
             }
             // Only an upgrade can be refused, and `upgrade` has taken that out.
             Effect::Refuse(_) => {}

@@ -14,18 +14,29 @@ use crate::limits::TICK_MS;
 use crate::ring::{Errno, Frame, Operation, Ring, Token};
 use crate::websocket::{Violation, close_frame};
 
+/// A Close from our side.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Goodbye<'a> {
+    pub(super) reason: CloseReason,
+    pub(super) code: u16,
+    /// At most 123 bytes.
+    pub(super) text: &'a str,
+    /// How long the answer is awaited, in ticks.
+    pub(super) patience: u32,
+}
+
 impl<R: Ring> Shard<R> {
     /// Begins the Close handshake from our side.
-    pub(super) fn begin_close(&mut self, token: Token, reason: CloseReason, code: u16, text: &str) {
+    pub(super) fn begin_close(&mut self, token: Token, goodbye: &Goodbye<'_>) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         if connection.state != State::Open {
             return;
         }
         connection.state = State::Closing;
-        connection.reason = Some(reason);
+        connection.reason = Some(goodbye.reason);
         connection.facts.note(Facts::CLOSE_SENT);
-        self.send_close(token, code, text);
-        self.set_timer_in(token, self.settings.deadlines.close);
+        self.send_close(token, goodbye.code, goodbye.text);
+        self.set_timer_in(token, goodbye.patience);
     }
 
     /// The client broke the protocol: it is told, and what it still sends is discarded
@@ -52,7 +63,9 @@ impl<R: Ring> Shard<R> {
     /// and cut should it not.
     pub(super) fn give_up_on_reader(&mut self, token: Token) {
         self.drop_queue(token);
-        self.begin_close(token, CloseReason::SlowConsumer, 1008, "slow consumer");
+        let patience = self.settings.deadlines.close;
+        let reason = CloseReason::SlowConsumer;
+        self.begin_close(token, &Goodbye { reason, code: 1008, text: "slow consumer", patience });
     }
 
     fn send_close(&mut self, token: Token, code: u16, text: &str) {

@@ -77,13 +77,13 @@ impl<R: Ring> Shard<R> {
         }
     }
 
+    /// The peer is gone before it could have read everything, our Close included.
     fn on_send_failed(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        // The peer is gone; if a Close handshake was under way, its reason stands.
-        match connection.reason {
-            Some(_) => self.end_quietly(token),
-            None => self.end(token, CloseReason::Reset),
+        if connection.reason.is_none_or(|reason| reason == CloseReason::Shutdown) {
+            connection.reason = Some(CloseReason::Reset);
         }
+        self.end_quietly(token);
     }
 
     /// An empty buffer for bytes to send.

@@ -12,14 +12,15 @@ use super::socket_address::RawAddress;
 /// their port is still taken; another server's port stays taken for longer than this.
 const PORT_PATIENCE: Duration = Duration::from_millis(800);
 
-/// Opens a listener of the group on `address`, nonblocking, with TCP_NODELAY, which accepted
+/// Opens a listener of the group on `address`, with TCP_NODELAY, which accepted
 /// sockets inherit.
 ///
 /// # Errors
 /// EADDRINUSE after some patience, EACCES for a privileged port, EADDRNOTAVAIL.
 pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // Not O_NONBLOCK: on such a file a ring answers EAGAIN instead of waiting.
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
     // SAFETY: takes three integers, returns a descriptor or -1.
     let fd = unsafe { libc::socket(family, kind, 0) };
     if fd < 0 {
