@@ -3,7 +3,7 @@
 //! Timers are lazy: hearing from a client only notes the time, and a timer that fires too early
 //! is set again. So a busy connection costs the wheel nothing.
 
-use super::{Connection, Facts, State};
+use super::{Connection, Facts, InFlight, State};
 use crate::limits::TICK_MS;
 
 /// Time limits of connections, in ticks.
@@ -21,6 +21,8 @@ pub struct Deadlines {
     pub write: u32,
     /// How long what a client still sends is discarded after the last bytes to it.
     pub linger: u32,
+    /// Quiet time after which a lasting receive is not worth its memory.
+    pub calm: u32,
 }
 
 impl Deadlines {
@@ -39,6 +41,8 @@ pub enum Due {
     Never,
     /// Send a ping, then look again at this tick.
     Ping(u32),
+    /// End the lasting receive, then look again at this tick.
+    Calm(u32),
     /// No upgrade request in time.
     HandshakeTimeout,
     /// No sign of life after a ping.
@@ -78,10 +82,16 @@ fn open(connection: &Connection, now: u32, limits: &Deadlines) -> Due {
             Err(at) => next = Some(at),
         }
     }
+    if connection.in_flight.has(InFlight::LASTING) {
+        match passed(connection.heard_tick, limits.calm, now) {
+            Ok(()) => return Due::Calm(now.wrapping_add(1)),
+            Err(at) => next = Some(next.map_or(at, |write| earlier(at, write, now))),
+        }
+    }
     let keepalive = keepalive(connection, now, limits);
     match (keepalive, next) {
-        (Due::Never, Some(write)) => Due::Later(write),
-        (Due::Later(at), Some(write)) => Due::Later(earlier(at, write, now)),
+        (Due::Never, Some(at)) => Due::Later(at),
+        (Due::Later(at), Some(other)) => Due::Later(earlier(at, other, now)),
         (due, _) => due,
     }
 }
@@ -131,6 +141,7 @@ mod tests {
         close: 30,
         write: 60,
         linger: 10,
+        calm: 5,
     };
 
     fn open_at(tick: u32) -> Connection {
@@ -162,6 +173,16 @@ mod tests {
         let limits = Deadlines { ping_interval: 0, ..LIMITS };
         assert_eq!(due(&connection, 20, &limits), Due::Later(70));
         assert_eq!(due(&connection, 70, &limits), Due::WriteTimeout);
+    }
+
+    #[test]
+    fn a_lasting_receive_ends_when_it_is_quiet() {
+        let mut connection = open_at(1_000);
+        connection.in_flight.begin(InFlight::LASTING);
+        assert_eq!(due(&connection, 1_004, &LIMITS), Due::Later(1_005));
+        assert_eq!(due(&connection, 1_005, &LIMITS), Due::Calm(1_006));
+        let no_pings = Deadlines { ping_interval: 0, ..LIMITS };
+        assert_eq!(due(&connection, 1_004, &no_pings), Due::Later(1_005));
     }
 
     #[test]

@@ -54,6 +54,10 @@ impl InFlight {
     pub const HALF_CLOSE: Self = Self(16);
     /// Close of the descriptor; always the last.
     pub const CLOSE: Self = Self(32);
+    /// The receive in flight lasts: beside `RECEIVE`.
+    pub const LASTING: Self = Self(64);
+    /// The lasting receive is being ended.
+    pub const CALM: Self = Self(128);
 
     /// True if the operation is in flight.
     pub const fn has(self, operation: Self) -> bool {
@@ -69,6 +73,11 @@ impl InFlight {
     /// Notes that it completed.
     pub const fn end(&mut self, operation: Self) {
         self.0 &= !operation.0;
+    }
+
+    /// True if a lasting receive is all that is in flight.
+    pub const fn only_listens(self) -> bool {
+        self.has(Self::LASTING) && self.0 & !(Self::LASTING.0 | Self::RECEIVE.0 | Self::CALM.0) == 0
     }
 
     /// True if nothing is in flight.

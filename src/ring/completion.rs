@@ -49,8 +49,15 @@ pub enum Outcome {
     Accepted(Result<Accepted, Errno>),
     /// Of `Watch`: something to read, end of stream, or an error to collect.
     Readable(Result<(), Errno>),
-    /// Of `Receive`; `None` is the end of the stream.
-    Received(Result<Option<Received>, Errno>),
+    /// Of `Receive` and `ReceiveMany`.
+    Received {
+        /// The bytes; `None` is the end of the stream.
+        result: Result<Option<Received>, Errno>,
+        /// The receive goes on (`ReceiveMany` only).
+        lasts: bool,
+    },
+    /// Of `Calm`; the lasting receive reports its own end.
+    Calmed,
     /// Of `Send`, with the bytes given back.
     Sent(Result<usize, Errno>, SendBatch),
     /// Of `Cut`.

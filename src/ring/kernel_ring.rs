@@ -196,6 +196,15 @@ impl KernelRing {
         self.push(Kind::Accept, place, Token::new(0, 0), entry);
     }
 
+    fn received(&mut self, len: u32, flags: u32) -> Option<Received> {
+        let id = cqueue::buffer_select(flags)?;
+        if len == 0 {
+            self.buffers.give_back(Received { id, len });
+            return None;
+        }
+        Some(Received { id, len })
+    }
+
     fn decode(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
         let UserData { kind, place, token } = UserData::unpack(entry.user_data())?;
         let result = match entry.result() {
@@ -211,14 +220,11 @@ impl KernelRing {
                 }))
             }
             Kind::Watch => Outcome::Readable(result.map(drop)),
-            Kind::Receive => Outcome::Received(result.map(|len| {
-                let id = cqueue::buffer_select(entry.flags())?;
-                if len == 0 {
-                    self.buffers.give_back(Received { id, len });
-                    return None;
-                }
-                Some(Received { id, len })
-            })),
+            Kind::Receive => Outcome::Received {
+                result: result.map(|len| self.received(len, entry.flags())),
+                lasts: cqueue::more(entry.flags()),
+            },
+            Kind::Calm => Outcome::Calmed,
             Kind::Send => {
                 Outcome::Sent(result.map(|sent| sent as usize), self.in_flight.sent(place)?)
             }
@@ -256,6 +262,14 @@ impl Ring for KernelRing {
                     .build()
                     .flags(squeue::Flags::BUFFER_SELECT);
                 self.push(Kind::Receive, none, token, entry);
+            }
+            Operation::ReceiveMany(token) => {
+                let entry = opcode::RecvMulti::new(Fixed(token.slot), GROUP).build();
+                self.push(Kind::Receive, none, token, entry);
+            }
+            Operation::Calm(token) => {
+                let receive = UserData { kind: Kind::Receive, place: none, token }.pack();
+                self.push(Kind::Calm, none, token, opcode::AsyncCancel::new(receive).build());
             }
             Operation::Send(token, batch) => self.send(token, batch),
             Operation::Cut(token) => {

@@ -14,7 +14,7 @@ pub enum Operation {
     /// Tell once when there is something to read, or the peer is gone. The only operation that
     /// an idle connection has in flight: 256 bytes of kernel memory against 864 for a receive.
     Watch(Token),
-    /// Receive into a buffer of the ring's own choice; `wait` first asks whether there is
+    /// Receive once into a buffer of the ring's own choice; `wait` first asks whether there is
     /// something, for connections that have just been read empty.
     Receive {
         /// The connection.
@@ -22,6 +22,12 @@ pub enum Operation {
         /// Skip the first attempt and wait for readiness.
         wait: bool,
     },
+    /// Receive again and again, for busy connections: one operation for many messages.
+    ReceiveMany(Token),
+    /// End the lasting receive of a connection, which completes once more. Walks a hash chain of
+    /// the kernel (2 microseconds with 10,000 armed, 90 with 400,000): for connections that have
+    /// gone quiet or do not read, never per message.
+    Calm(Token),
     /// Send all of these bytes, in order. One send is in flight per connection, never two.
     Send(Token, SendBatch),
     /// Reset the connection: the peer sees RST, everything in flight on it completes.

@@ -78,6 +78,7 @@ pub fn check() -> Result<(), Unavailable> {
         ("SENDMSG", opcode::SendMsg::CODE),
         ("CONNECT", opcode::Connect::CODE),
         ("SHUTDOWN", opcode::Shutdown::CODE),
+        ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
         ("CLOSE", opcode::Close::CODE),
         ("READ", opcode::Read::CODE),
         ("SOCKET", opcode::Socket::CODE),

@@ -41,6 +41,8 @@ pub enum Kind {
     Connect = 10,
     /// The end of our side of the stream.
     HalfClose = 11,
+    /// The end of a lasting receive.
+    Calm = 12,
 }
 
 impl Kind {
@@ -57,6 +59,7 @@ impl Kind {
             9 => Self::Bind,
             10 => Self::Connect,
             11 => Self::HalfClose,
+            12 => Self::Calm,
             _ => return None,
         })
     }

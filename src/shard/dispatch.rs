@@ -15,14 +15,15 @@ impl<R: Ring> Shard<R> {
         }
         if self.connections.get_mut(token).is_none() {
             self.metrics.stale_completions.add(1);
-            if let Outcome::Received(Ok(Some(received))) = outcome {
+            if let Outcome::Received { result: Ok(Some(received)), .. } = outcome {
                 self.ring.give_back(received);
             }
             return;
         }
         match outcome {
             Outcome::Readable(result) => self.on_readable(token, result),
-            Outcome::Received(result) => self.on_received(token, result),
+            Outcome::Received { result, lasts } => self.on_received(token, result, lasts),
+            Outcome::Calmed => self.on_calmed(token),
             Outcome::Sent(result, batch) => self.on_sent(token, result, batch),
             Outcome::Cut(result) => self.on_cut(token, result),
             Outcome::HalfClosed => self.on_half_closed(token),

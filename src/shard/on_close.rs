@@ -131,8 +131,10 @@ impl<R: Ring> Shard<R> {
         connection.partial = None;
         let subscriptions =
             std::mem::replace(&mut connection.subscriptions, crate::connection::NONE);
-        let quiet = connection.in_flight.is_empty();
-        if !quiet {
+        let in_flight = connection.in_flight;
+        if in_flight.only_listens() && !connection.facts.has(Facts::FORCED) {
+            self.calm(token); // a reset could destroy what has just been sent
+        } else if !in_flight.is_empty() {
             connection.in_flight.begin(InFlight::CUT);
             self.ring.start(Operation::Cut(token));
         }

@@ -42,7 +42,12 @@ impl<R: Ring> Shard<R> {
         let Ok(sent) = result else { return self.on_send_failed(token) };
         self.metrics.bytes_sent.add(sent as u64);
         batch.advance(sent);
-        let mut next = (batch.remaining() > 0).then_some(batch);
+        let mut next = None;
+        if batch.remaining() > 0 {
+            next = Some(batch);
+        } else if let SendBatch::One { frame: Frame::Own(bytes), .. } = batch {
+            recycle(&mut self.spare, bytes);
+        }
         if let Some(queue) = connection.outbound.as_mut() {
             queue.progress_tick = tick;
             if next.is_none() {
@@ -86,17 +91,21 @@ impl<R: Ring> Shard<R> {
         self.end_quietly(token);
     }
 
-    /// An empty buffer for bytes to send.
+    /// An empty buffer for bytes to send; [`Self::recycle`] takes it back.
     pub(super) fn spare_buffer(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Keeps a buffer for later, unless there are enough or it is too large to keep.
-    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
-        let worth_it = (1..=limits::SPARE_BUFFER_BYTES).contains(&buffer.capacity());
-        if worth_it && self.spare.len() < limits::SPARE_BUFFERS {
-            buffer.clear();
-            self.spare.push(buffer);
-        }
+    pub(super) fn recycle(&mut self, buffer: Vec<u8>) {
+        recycle(&mut self.spare, buffer);
+    }
+}
+
+/// Keeps a buffer for later, unless there are enough or it is too large to keep.
+fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
+    let worth_it = (1..=limits::SPARE_BUFFER_BYTES).contains(&buffer.capacity());
+    if worth_it && spare.len() < limits::SPARE_BUFFERS {
+        buffer.clear();
+        spare.push(buffer);
     }
 }

@@ -62,6 +62,10 @@ impl<R: Ring> Shard<R> {
             Due::Never => {}
             Due::Later(tick) => self.timers.set(&mut self.connections, token.slot, tick),
             Due::Ping(next) => self.ping(token, next),
+            Due::Calm(next) => {
+                self.timers.set(&mut self.connections, token.slot, next);
+                self.calm(token);
+            }
             Due::HandshakeTimeout => self.end(token, CloseReason::HandshakeTimeout),
             Due::KeepaliveTimeout => self.cut(token, CloseReason::KeepaliveTimeout),
             Due::WriteTimeout => self.cut(token, CloseReason::SlowConsumer),

@@ -10,6 +10,9 @@ use crate::http::upgrade::UpgradeRules;
 /// last bytes before the connection is gone.
 const LINGER_MS: u64 = 1_000;
 
+/// A busy connection that has been quiet for so long gets the watch of an idle one again.
+const CALM_MS: u64 = 5_000;
+
 /// Settings of a shard.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -46,6 +49,7 @@ impl Settings {
                 close: ticks(config.shutdown.close_timeout_ms),
                 write: ticks(config.server.write_timeout_ms),
                 linger: ticks(LINGER_MS),
+                calm: ticks(CALM_MS),
             },
             max_message_bytes: config.server.max_message_bytes,
             max_queued_bytes: config.server.max_queued_bytes,
