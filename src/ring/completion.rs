@@ -68,6 +68,11 @@ pub enum Outcome {
     Closed,
     /// Of `Wake`.
     Woken,
+    /// Of `Tick`.
+    Ticked {
+        /// It goes on by itself.
+        lasts: bool,
+    },
     /// Of `Open`.
     Opened(Result<FileSlot, Errno>),
     /// Of `Bind`.

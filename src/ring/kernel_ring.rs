@@ -11,7 +11,9 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::types::{
+    CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, TimeoutFlags, Timespec,
+};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::completion::{Accepted, Completion, Errno, Outcome};
@@ -27,6 +29,10 @@ const POLL_FIRST: u16 = 1;
 /// After a quick restart the memory of the last life's rings may still be accounted for
 /// (RLIMIT_MEMLOCK), so ENOMEM is tried again for this long.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(1);
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec::new().sec(duration.as_secs()).nsec(duration.subsec_nanos())
+}
 
 /// How a ring is made.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +57,7 @@ pub struct KernelRing {
     buffers: ManuallyDrop<ReceiveBuffers>,
     in_flight: ManuallyDrop<InFlight>,
     bell_value: ManuallyDrop<Box<u64>>,
+    tick_interval: ManuallyDrop<Box<Timespec>>,
     bell: EventFd,
     listener: Option<OwnedFd>,
     settings: RingSettings,
@@ -84,6 +91,7 @@ impl KernelRing {
             buffers: ManuallyDrop::new(buffers),
             in_flight: ManuallyDrop::new(InFlight::new(settings.accepts)),
             bell_value: ManuallyDrop::new(Box::new(0)),
+            tick_interval: ManuallyDrop::new(Box::default()),
             bell,
             listener,
             settings,
@@ -157,10 +165,15 @@ impl KernelRing {
         ready.extend(self.io.completion());
     }
 
-    fn enter(&mut self, want: usize, timeout: Duration) -> io::Result<()> {
-        let timeout = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
-        let args = SubmitArgs::new().timespec(&timeout);
-        match self.io.submitter().submit_with_args(want, &args) {
+    fn enter(&mut self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
+        let entered = match timeout {
+            None => self.io.submitter().submit_and_wait(want),
+            Some(timeout) => {
+                let timeout = timespec(timeout);
+                self.io.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&timeout))
+            }
+        };
+        match entered {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
@@ -194,6 +207,13 @@ impl KernelRing {
         .file_index(Some(DestinationSlot::auto_target()))
         .build();
         self.push(Kind::Accept, place, Token::new(0, 0), entry);
+    }
+
+    fn tick(&mut self, interval: Duration) {
+        **self.tick_interval = timespec(interval);
+        let interval: *const Timespec = &raw const **self.tick_interval;
+        let entry = opcode::Timeout::new(interval).flags(TimeoutFlags::MULTISHOT).build();
+        self.push(Kind::Tick, UserData::NO_PLACE, Token::new(0, 0), entry);
     }
 
     fn received(&mut self, len: u32, flags: u32) -> Option<Received> {
@@ -232,6 +252,7 @@ impl KernelRing {
             Kind::HalfClose => Outcome::HalfClosed,
             Kind::Close => Outcome::Closed,
             Kind::Wake => Outcome::Woken,
+            Kind::Tick => Outcome::Ticked { lasts: cqueue::more(entry.flags()) },
             Kind::Open => Outcome::Opened(result),
             Kind::Bind => {
                 self.in_flight.address_done(place);
@@ -293,6 +314,7 @@ impl Ring for KernelRing {
                 let entry = opcode::Read::new(Fd(self.bell.as_raw_fd()), value.cast(), 8).build();
                 self.push(Kind::Wake, none, Token::new(0, 0), entry);
             }
+            Operation::Tick(interval) => self.tick(interval),
             Operation::Open { ipv6 } => {
                 let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
                 let entry = opcode::Socket::new(family, libc::SOCK_STREAM, 0)
@@ -313,9 +335,10 @@ impl Ring for KernelRing {
         }
     }
 
-    fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.push_backlog();
-        let idle = self.ready.is_empty() && self.backlog.is_empty() && !timeout.is_zero();
+        let may_wait = timeout.is_none_or(|timeout| !timeout.is_zero());
+        let idle = self.ready.is_empty() && self.backlog.is_empty() && may_wait;
         self.enter(usize::from(idle), timeout)?;
         self.collect();
         Ok(())
@@ -362,7 +385,7 @@ impl Drop for KernelRing {
             self.io.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
         let started = Instant::now();
         while !self.in_flight.is_empty() && started.elapsed() < Duration::from_millis(500) {
-            if self.enter(1, Duration::from_millis(20)).is_err() {
+            if self.enter(1, Some(Duration::from_millis(20))).is_err() {
                 break;
             }
             self.collect();
@@ -382,6 +405,8 @@ impl Drop for KernelRing {
             unsafe { ManuallyDrop::drop(&mut self.in_flight) };
             // SAFETY: as above.
             unsafe { ManuallyDrop::drop(&mut self.bell_value) };
+            // SAFETY: as above.
+            unsafe { ManuallyDrop::drop(&mut self.tick_interval) };
         }
     }
 }

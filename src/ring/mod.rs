@@ -33,13 +33,13 @@ pub trait Ring {
     /// to the kernel at once, and what the kernel does not take yet waits in line.
     fn start(&mut self, operation: Operation);
 
-    /// Submits what was started, and waits until something completes or `timeout` has passed
-    /// (zero: only collects what is there).
+    /// Submits what was started, and waits until something completes, at most for `timeout` if
+    /// there is one (zero: only collects what is there).
     ///
     /// # Errors
     /// Only what leaves the ring unusable. Interruption, time-out and a busy completion queue
     /// are part of a normal turn.
-    fn turn(&mut self, timeout: Duration) -> io::Result<()>;
+    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
     /// The next completion of this turn.
     fn next_completion(&mut self) -> Option<Completion>;

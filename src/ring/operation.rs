@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::token::Token;
 
@@ -39,6 +40,9 @@ pub enum Operation {
     Close(Token),
     /// Complete when another thread rings the bell.
     Wake,
+    /// Complete again and again at this interval. One timer for the life of the ring, because
+    /// setting one for each wait costs more than a small message.
+    Tick(Duration),
     /// Open a TCP socket into a direct descriptor of the kernel's choice (clients).
     Open {
         /// Which family.

@@ -33,7 +33,7 @@ fn wait_for<T>(ring: &mut KernelRing, mut pick: impl FnMut(Completion) -> Option
                 return found;
             }
         }
-        ring.turn(Duration::from_millis(50)).expect("the ring turns");
+        ring.turn(Some(Duration::from_millis(50))).expect("the ring turns");
     }
     panic!("no such completion within 5 s");
 }
@@ -105,7 +105,7 @@ fn a_cut_completes_the_watch_and_resets_the_peer() {
     let Pair { mut ring, client, server } = connected_pair();
     ring.start(Operation::Watch(server));
     ring.start(Operation::Receive { token: client, wait: true });
-    ring.turn(Duration::from_millis(1)).expect("turn");
+    ring.turn(Some(Duration::from_millis(1))).expect("turn");
     ring.start(Operation::Cut(server));
     let (mut watched, mut cut, mut reset) = (false, false, false);
     wait_for(&mut ring, |done| {
@@ -151,4 +151,18 @@ fn more_operations_than_the_queue_holds_are_all_done() {
         (done == 1_000).then_some(())
     });
     ring.start(Operation::Close(server));
+}
+
+#[test]
+fn ticks_come_again_and_again() {
+    let bell = EventFd::new().expect("eventfd");
+    let mut ring = KernelRing::new(settings(), bell, None).expect("ring");
+    ring.start(Operation::Tick(Duration::from_millis(2)));
+    for _ in 0..5 {
+        let lasts = wait_for(&mut ring, |done| match done.outcome {
+            Outcome::Ticked { lasts } => Some(lasts),
+            _ => None,
+        });
+        assert!(lasts, "armed once");
+    }
 }

@@ -43,6 +43,8 @@ pub enum Kind {
     HalfClose = 11,
     /// The end of a lasting receive.
     Calm = 12,
+    /// Time.
+    Tick = 13,
 }
 
 impl Kind {
@@ -60,6 +62,7 @@ impl Kind {
             10 => Self::Connect,
             11 => Self::HalfClose,
             12 => Self::Calm,
+            13 => Self::Tick,
             _ => return None,
         })
     }

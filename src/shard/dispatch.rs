@@ -9,6 +9,8 @@ impl<R: Ring> Shard<R> {
         match outcome {
             Outcome::Accepted(result) => return self.on_accept(result),
             Outcome::Woken => return self.ring.start(Operation::Wake),
+            Outcome::Ticked { lasts: true } => return,
+            Outcome::Ticked { lasts: false } => return self.start_ticking(),
             // A server opens, binds and connects nothing.
             Outcome::Opened(_) | Outcome::Bound(_) | Outcome::Connected(_) => return,
             _ => {}

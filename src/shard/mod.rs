@@ -136,6 +136,7 @@ impl<R: Ring> Shard<R> {
     /// Only what leaves the ring unusable.
     pub fn run(&mut self) -> io::Result<()> {
         self.ring.start(Operation::Wake);
+        self.start_ticking();
         self.begin_accepting();
         while !self.is_finished() {
             self.turn()?;
@@ -165,19 +166,19 @@ impl<R: Ring> Shard<R> {
         Ok(())
     }
 
-    /// How long the ring may sleep: not at all while work is left over, until the next tick
-    /// while there are deadlines.
-    fn sleep_time(&mut self) -> Duration {
+    /// How long the ring may sleep: not at all while work is left over, otherwise until
+    /// something happens, a tick at the latest.
+    fn sleep_time(&mut self) -> Option<Duration> {
         let work_left = !self.fan_outs.is_empty()
             || !self.starved.is_empty()
             || self.drain.as_ref().is_some_and(Drain::has_work);
         if work_left || !self.inbox.may_sleep() {
-            return Duration::ZERO;
+            return Some(Duration::ZERO);
         }
-        match &self.drain {
-            Some(drain) if drain.is_pacing() => drain::PACE_INTERVAL,
-            _ if self.timers.is_empty() && !self.accepting.is_paused() => Duration::from_secs(1),
-            _ => Duration::from_millis(limits::TICK_MS),
-        }
+        self.drain.as_ref().filter(|drain| drain.is_pacing()).map(|_| drain::PACE_INTERVAL)
+    }
+
+    fn start_ticking(&mut self) {
+        self.ring.start(Operation::Tick(Duration::from_millis(limits::TICK_MS)));
     }
 }
