@@ -57,6 +57,48 @@ pub const MAX_CHANNELS_PER_CONNECTION: usize = 64;
 /// Longest body of an admin request in bytes.
 pub const MAX_ADMIN_BODY_BYTES: usize = 4 << 20;
 
+/// Admin connections served at the same time; one more is answered 503. Scrapers, probes and
+/// publishing back ends are few, and this bounds what bodies in transit can take together.
+pub const ADMIN_CONNECTIONS: usize = 64;
+
+/// How long an admin request's head may take, and how long a connection waits for its next
+/// request, in milliseconds.
+pub const ADMIN_HEAD_MS: u64 = 5_000;
+
+/// How long the body of an admin request may take in milliseconds: 4 MiB at 3.4 Mbit/s.
+pub const ADMIN_BODY_MS: u64 = 10_000;
+
+/// How long a reader of an admin answer may stand still in milliseconds.
+pub const ADMIN_WRITE_MS: u64 = 10_000;
+
+/// Connections above [`ADMIN_CONNECTIONS`] that are being told so; further ones are closed.
+pub const ADMIN_REFUSALS: usize = 64;
+
+/// How long requests that have begun may go on when the admin listener stops.
+pub const ADMIN_STOP_MS: u64 = 500;
+
+/// Longest head of an admin request in bytes, and most headers in it.
+pub const MAX_ADMIN_HEAD_BYTES: usize = 16 << 10;
+/// See [`MAX_ADMIN_HEAD_BYTES`].
+pub const MAX_ADMIN_HEADERS: usize = 64;
+
+/// What is read and thrown away of a body that is too long, so that its sender sees the 413
+/// and not a reset.
+pub const ADMIN_DISCARD_BYTES: usize = 4 * MAX_ADMIN_BODY_BYTES;
+
+/// How long an admin request waits for the coordinator, which answers between two events.
+pub const COORDINATOR_PATIENCE_MS: u64 = 2_000;
+
+/// How long a publication is offered to shards whose inbox is full, counted from its arrival.
+pub const PUBLISH_PATIENCE_MS: u64 = 1_000;
+
+/// Publications waiting for their turn; more than connections, because a client that hangs up
+/// leaves its publication behind.
+pub const PUBLISH_QUEUE: usize = 4 * ADMIN_CONNECTIONS;
+
+/// Channels that one `/api/broadcast` may name.
+pub const MAX_PUBLISH_CHANNELS: usize = 1_000;
+
 /// Frames gathered into one send.
 pub const MAX_GATHERED_FRAMES: usize = 64;
 
