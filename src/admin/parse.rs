@@ -1,0 +1,375 @@
+//! From the body of a request to what is to be done. Pure: bytes in, a value or an error out.
+
+use std::str;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::error::{ApiError, ErrorKind, quoted};
+use super::route::{Method, Route, Show};
+use crate::limits::{MAX_CHANNEL_BYTES, MAX_PUBLISH_CHANNELS};
+use crate::mesh::message::Fault;
+
+/// What a request asks for, complete and in range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AdminRequest {
+    /// To look.
+    Show(Show),
+    /// To end the server.
+    Shutdown {
+        /// Cut instead of drain.
+        force: bool,
+    },
+    /// A message to every connection.
+    BroadcastAll { message: String, title: String, level: String },
+    /// Data to the subscribers of these channels.
+    Publish {
+        channels: Vec<String>,
+        /// JSON, byte for byte as it was in the request.
+        data: String,
+        /// The answer has one entry for each channel.
+        many: bool,
+    },
+    /// What this node is.
+    Info,
+    /// A shard is to misbehave.
+    Fault { shard: usize, fault: Fault },
+}
+
+/// The longest stall that can be asked for: longer than any deadline that it should trip.
+const STALL_MAX_MS: u64 = 600_000;
+
+/// Checks that what changes something says it is JSON: a web page cannot say so about a
+/// request to another site without asking that site first.
+///
+/// # Errors
+/// 415.
+pub(super) fn check_content_type(
+    method: Method,
+    content_type: Option<&[u8]>,
+    has_body: bool,
+) -> Result<(), ApiError> {
+    let wanted = match method {
+        Method::Get => false,
+        Method::Post => true,
+        Method::Delete => has_body,
+    };
+    let essence = content_type.map(|value| match value.iter().position(|byte| *byte == b';') {
+        Some(at) => &value[..at],
+        None => value,
+    });
+    let is_json =
+        essence.is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"application/json"));
+    if !wanted || is_json {
+        return Ok(());
+    }
+    let found = match content_type.map(str::from_utf8) {
+        None => "there is none".to_owned(),
+        Some(value) => format!("it is {}", quoted(value.unwrap_or("(not text)"))),
+    };
+    Err(ApiError::new(
+        ErrorKind::UnsupportedMediaType,
+        format!("this route wants content-type: application/json; {found}"),
+    ))
+}
+
+/// Reads the body that belongs to a route.
+///
+/// # Errors
+/// 400, naming the field or the place.
+pub(super) fn request(route: Route, body: &[u8], shards: usize) -> Result<AdminRequest, ApiError> {
+    match route {
+        Route::Show(show) => Ok(AdminRequest::Show(show)),
+        Route::Drain => nothing(body).map(|()| AdminRequest::Shutdown { force: false }),
+        Route::Force => nothing(body).map(|()| AdminRequest::Shutdown { force: true }),
+        Route::Info => nothing(body).map(|()| AdminRequest::Info),
+        Route::BroadcastAll => broadcast_all(body),
+        Route::Publish => publish(body),
+        Route::PublishMany => publish_many(body),
+        Route::Fault => fault(body, shards),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BroadcastAll {
+    message: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default = "info")]
+    level: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Publish<'a> {
+    channel: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublishMany<'a> {
+    channels: Vec<String>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FaultOrder {
+    shard: usize,
+    fault: String,
+    ms: Option<u64>,
+}
+
+fn info() -> String {
+    "info".to_owned()
+}
+
+/// Reads a JSON object. The error of a field says which, where and what was expected.
+fn object<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &str) -> Result<T, ApiError> {
+    let bad = |what: &dyn std::fmt::Display| {
+        ApiError::bad_request(format!("{what}; the body is a JSON object with {fields}"))
+    };
+    if body.trim_ascii().is_empty() {
+        return Err(bad(&"the body is empty"));
+    }
+    let Ok(text) = str::from_utf8(body) else {
+        return Err(bad(&"the body is not UTF-8"));
+    };
+    // serde would also take the fields' values in order, as an array.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(bad(&"the body does not begin with `{`"));
+    }
+    serde_json::from_str(text).map_err(|error| {
+        // The message may quote the body at any length.
+        let message: String = error.to_string().chars().take(200).collect();
+        bad(&message)
+    })
+}
+
+fn nothing(body: &[u8]) -> Result<(), ApiError> {
+    if body.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    object::<Nothing>(body, "no fields, or may be left out").map(|_| ())
+}
+
+fn broadcast_all(body: &[u8]) -> Result<AdminRequest, ApiError> {
+    let fields = "`message`, and optionally `title` and `level`, all strings";
+    let BroadcastAll { message, title, level } = object(body, fields)?;
+    if message.is_empty() {
+        return Err(ApiError::bad_request("`message` is empty; it needs at least 1 byte"));
+    }
+    Ok(AdminRequest::BroadcastAll { message, title, level })
+}
+
+fn publish(body: &[u8]) -> Result<AdminRequest, ApiError> {
+    let Publish { channel, data } =
+        object(body, "`channel`, a string, and `data`, any JSON value")?;
+    check_channel("`channel`", &channel)?;
+    Ok(AdminRequest::Publish { channels: vec![channel], data: data.get().to_owned(), many: false })
+}
+
+fn publish_many(body: &[u8]) -> Result<AdminRequest, ApiError> {
+    let PublishMany { channels, data } =
+        object(body, "`channels`, an array of strings, and `data`, any JSON value")?;
+    if !(1..=MAX_PUBLISH_CHANNELS).contains(&channels.len()) {
+        return Err(ApiError::bad_request(format!(
+            "`channels` has {} entries; allowed are 1 to {MAX_PUBLISH_CHANNELS}",
+            channels.len()
+        )));
+    }
+    for (at, channel) in channels.iter().enumerate() {
+        check_channel(&format!("`channels[{at}]`"), channel)?;
+    }
+    Ok(AdminRequest::Publish { channels, data: data.get().to_owned(), many: true })
+}
+
+fn check_channel(field: &str, channel: &str) -> Result<(), ApiError> {
+    if (1..=MAX_CHANNEL_BYTES).contains(&channel.len()) {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(format!(
+        "{field} has {} bytes; a channel's name has 1 to {MAX_CHANNEL_BYTES}",
+        channel.len()
+    )))
+}
+
+fn fault(body: &[u8], shards: usize) -> Result<AdminRequest, ApiError> {
+    let fields = "`shard`, a number, `fault`, \"panic\" or \"stall\", and for a stall `ms`";
+    let FaultOrder { shard, fault, ms } = object(body, fields)?;
+    if shard >= shards {
+        return Err(ApiError::bad_request(format!(
+            "`shard` is {shard}; there are {shards}, counted from 0"
+        )));
+    }
+    let fault = match (fault.as_str(), ms) {
+        ("panic", None) => Fault::Panic,
+        ("panic", Some(_)) => {
+            return Err(ApiError::bad_request("`ms` goes with the fault \"stall\" only"));
+        }
+        ("stall", Some(ms)) if (1..=STALL_MAX_MS).contains(&ms) => Fault::Stall(ms),
+        ("stall", ms) => {
+            let found = ms.map_or_else(|| "missing".to_owned(), |ms| ms.to_string());
+            return Err(ApiError::bad_request(format!(
+                "`ms` is {found}; a stall takes 1 to {STALL_MAX_MS} milliseconds"
+            )));
+        }
+        (other, _) => {
+            return Err(ApiError::bad_request(format!(
+                "`fault` is {}; allowed are \"panic\" and \"stall\"",
+                quoted(other)
+            )));
+        }
+    };
+    Ok(AdminRequest::Fault { shard, fault })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROUTES: [Route; 7] = [
+        Route::Drain,
+        Route::Force,
+        Route::BroadcastAll,
+        Route::Publish,
+        Route::PublishMany,
+        Route::Info,
+        Route::Fault,
+    ];
+
+    fn read(route: Route, body: &str) -> Result<AdminRequest, String> {
+        request(route, body.as_bytes(), 2).map_err(|error| {
+            assert_eq!(error.kind, ErrorKind::BadRequest);
+            error.message
+        })
+    }
+
+    fn refusal(route: Route, body: &str) -> String {
+        match read(route, body) {
+            Err(message) => message,
+            Ok(request) => panic!("{body} was read as {request:?}"),
+        }
+    }
+
+    #[test]
+    fn published_data_keeps_its_bytes() {
+        for data in
+            ["1.0", "1e400", "\"\\u00e9\\ud800\"", "{ \"b\":1,\n \"a\":2 , \"b\":3}", "null"]
+        {
+            let body = format!("{{\"channel\":\"news\",\"data\":  {data} }}");
+            let expected = AdminRequest::Publish {
+                channels: vec!["news".to_owned()],
+                data: data.to_owned(),
+                many: false,
+            };
+            assert_eq!(read(Route::Publish, &body), Ok(expected));
+        }
+    }
+
+    /// Many brackets are no recursion.
+    #[test]
+    fn deep_data_does_not_reach_the_end_of_the_stack() {
+        let deep = format!("{}{}", "[".repeat(500_000), "]".repeat(500_000));
+        assert!(read(Route::Publish, &format!("{{\"channel\":\"c\",\"data\":{deep}}}")).is_ok());
+        refusal(Route::Publish, &"{\"data\":".repeat(500_000));
+        refusal(Route::BroadcastAll, &format!("{{\"message\":{deep}}}"));
+    }
+
+    /// S2.27.
+    #[test]
+    fn a_broadcast_needs_its_message_only() {
+        let expected = AdminRequest::BroadcastAll {
+            message: "back at 9".to_owned(),
+            title: String::new(),
+            level: "info".to_owned(),
+        };
+        assert_eq!(read(Route::BroadcastAll, r#"{"message":"back at 9"}"#), Ok(expected));
+        assert!(refusal(Route::BroadcastAll, r#"{"message":""}"#).contains("at least 1 byte"));
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (route, body, named) in [
+            (Route::Publish, r#"{"channel":"c","data":1,"skip_history":true}"#, "`skip_history`"),
+            (Route::Publish, r#"{"channel":"c"}"#, "`data`"),
+            (Route::Publish, r#"{"channel":"","data":1}"#, "`channel` has 0 bytes"),
+            (Route::Publish, r#"["c",1]"#, "begin with `{`"),
+            (Route::Publish, r#"{"channel":"c","data":1}x"#, "trailing"),
+            (Route::Publish, r#"{"channel":"c","channel":"d","data":1}"#, "duplicate field"),
+            (Route::Publish, "", "the body is empty"),
+            (Route::PublishMany, r#"{"channels":[],"data":1}"#, "`channels` has 0 entries"),
+            (Route::PublishMany, r#"{"channels":["a",""],"data":1}"#, "`channels[1]`"),
+            (Route::PublishMany, r#"{"channels":"a","data":1}"#, "expected a sequence"),
+            (Route::BroadcastAll, r#"{"message":1}"#, "line 1 column"),
+            (Route::BroadcastAll, r#"{"message":"a","colour":1}"#, "`colour`"),
+            (Route::Drain, r#"{"force":true}"#, "`force`"),
+            (Route::Fault, r#"{"shard":2,"fault":"panic"}"#, "`shard` is 2"),
+            (Route::Fault, r#"{"shard":0,"fault":"pan"}"#, "`fault`"),
+            (Route::Fault, r#"{"shard":0,"fault":"stall"}"#, "`ms` is missing"),
+            (Route::Fault, r#"{"shard":0,"fault":"stall","ms":0}"#, "1 to 600000"),
+            (Route::Fault, r#"{"shard":0,"fault":"panic","ms":1}"#, "`ms`"),
+            (Route::Fault, r#"{"shard":-1,"fault":"panic"}"#, "`-1`"),
+        ] {
+            let message = refusal(route, body);
+            assert!(message.contains(named), "{body}: {message}");
+        }
+        let long = format!(r#"{{"channel":"{}","data":1}}"#, "x".repeat(256));
+        assert!(refusal(Route::Publish, &long).contains("has 256 bytes"));
+    }
+
+    #[test]
+    fn an_empty_body_is_enough_where_nothing_is_needed() {
+        for body in ["", " ", "{}", " { } "] {
+            assert_eq!(read(Route::Drain, body), Ok(AdminRequest::Shutdown { force: false }));
+            assert_eq!(read(Route::Force, body), Ok(AdminRequest::Shutdown { force: true }));
+            assert_eq!(read(Route::Info, body), Ok(AdminRequest::Info));
+        }
+    }
+
+    #[test]
+    fn what_changes_something_says_it_is_json() {
+        let check = |method, content_type: Option<&str>, has_body| {
+            check_content_type(method, content_type.map(str::as_bytes), has_body).is_ok()
+        };
+        assert!(check(Method::Get, None, false) && check(Method::Get, Some("text/plain"), true));
+        assert!(check(Method::Delete, None, false));
+        for good in ["application/json", "Application/JSON ; charset=utf-8"] {
+            assert!(
+                check(Method::Post, Some(good), true) && check(Method::Delete, Some(good), true)
+            );
+        }
+        for bad in [None, Some(""), Some("text/plain"), Some("application/jsonp"), Some("é")] {
+            assert!(
+                !check(Method::Post, bad, false) && !check(Method::Delete, bad, true),
+                "{bad:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for route in ROUTES {
+                let _ = request(route, &bytes, 2);
+            }
+        }
+
+        #[test]
+        fn no_text_that_looks_like_a_body_panics(text in r#"[{}\[\]":,a-z0-9\\ .eu-]{0,80}"#) {
+            for route in ROUTES {
+                let _ = request(route, text.as_bytes(), 2);
+            }
+        }
+    }
+}
