@@ -1,0 +1,269 @@
+//! The OpenMetrics text of `/metrics`: what every number is called, what it means, its unit.
+//!
+//! Counters live with the shards, so nothing is registered and kept: a scrape reads them.
+
+mod compatibility;
+mod page;
+mod shutdown;
+
+use std::fmt::Error;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use self::compatibility::compatibility;
+use self::page::{BYTES, Page, SECONDS, ratio, seconds};
+use self::shutdown::{last_shutdown, shutdown};
+use super::moment::Moment;
+use crate::close_reason::CloseReason;
+use crate::metrics::REFUSAL_LABELS;
+
+/// The content type of the text.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The text for one scrape.
+///
+/// # Errors
+/// None that writing into a string can have.
+pub(super) fn text(moment: Moment) -> Result<String, Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(moment)));
+    let mut text = String::with_capacity(16 << 10);
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Scrape(Moment);
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let moment = &self.0;
+        let mut page = Page { encoder, moment };
+        connections(&mut page)?;
+        messages(&mut page)?;
+        shards(&mut page)?;
+        shutdown(&mut page)?;
+        last_shutdown(&mut page)?;
+        process(&mut page)?;
+        if moment.state.config.metrics.compatibility_names {
+            compatibility(&mut page)?;
+        }
+        Ok(())
+    }
+}
+
+fn connections(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    let moment = page.moment;
+    page.gauge_by_shard("tidegate_connections", None, "Open WebSocket connections", |shard| {
+        shard.connections.get()
+    })?;
+    page.gauge_by_shard(
+        "tidegate_connections_handshaking",
+        None,
+        "Accepted connections that have not finished their handshake",
+        |shard| shard.handshaking.get(),
+    )?;
+    page.gauge(
+        "tidegate_connections_peak",
+        None,
+        "Most connections that were open at once since the start",
+        moment.state.connections_peak(),
+    )?;
+    page.gauge(
+        "tidegate_connections_limit",
+        None,
+        "Most connections that are admitted at once: admission.max_global_connections",
+        moment.state.config.admission.max_global_connections,
+    )?;
+    page.total("tidegate_connections_accepted", None, "Accepted TCP connections", |shard| {
+        &shard.accepted
+    })?;
+    page.total("tidegate_connections_opened", None, "Connections that were upgraded", |shard| {
+        &shard.opened
+    })?;
+    page.counter_by(
+        "tidegate_connections_closed",
+        None,
+        "WebSocket connections that ended, by what ended them",
+        "reason",
+        CloseReason::ALL.map(|reason| {
+            (reason.label().to_owned(), moment.sum(|shard| &shard.closed[reason.index()]))
+        }),
+    )?;
+    page.counter_by(
+        "tidegate_handshakes_ended",
+        None,
+        "Accepted connections that ended before the upgrade, by what ended them",
+        "reason",
+        CloseReason::ALL.map(|reason| {
+            (reason.label().to_owned(), moment.sum(|shard| &shard.handshakes_ended[reason.index()]))
+        }),
+    )?;
+    page.counter(
+        "tidegate_connection",
+        SECONDS,
+        "Time that connections which have ended had been open, added up",
+        moment.sum(|shard| &shard.connection_ms) as f64 / 1000.0,
+    )?;
+    page.counter_by(
+        "tidegate_admission_refused",
+        None,
+        "Connections that admission refused, by reason",
+        "reason",
+        REFUSAL_LABELS.map(|reason| (reason.to_owned(), moment.refused(reason))),
+    )?;
+    page.gauge(
+        "tidegate_admission_tracked_sources",
+        None,
+        "Source addresses whose rate is being tracked",
+        moment.sum(|shard| &shard.tracked_sources),
+    )?;
+    page.gauge(
+        "tidegate_admission_limited_sources",
+        None,
+        "Source addresses that would be refused now",
+        moment.sum(|shard| &shard.limited_sources),
+    )
+}
+
+fn messages(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    let moment = page.moment;
+    page.total("tidegate_messages_received", None, "Data messages from clients", |shard| {
+        &shard.messages_received
+    })?;
+    page.total("tidegate_messages_sent", None, "Data messages to clients", |shard| {
+        &shard.messages_sent
+    })?;
+    page.total("tidegate_received", BYTES, "Bytes from clients after the upgrade", |shard| {
+        &shard.bytes_received
+    })?;
+    page.total("tidegate_sent", BYTES, "Bytes that the kernel took for clients", |shard| {
+        &shard.bytes_sent
+    })?;
+    page.counter_by_shard(
+        "tidegate_publications",
+        None,
+        "Publications that a shard took from its inbox; each publication goes to every shard",
+        |shard| shard.publications.get(),
+    )?;
+    page.gauge(
+        "tidegate_subscriptions",
+        None,
+        "Subscriptions of channels",
+        moment.sum(|shard| &shard.subscriptions),
+    )?;
+    page.gauge_by_shard(
+        "tidegate_queued",
+        BYTES,
+        "Bytes queued for clients that the kernel has not taken yet",
+        |shard| shard.queued_bytes.get(),
+    )?;
+    page.total("tidegate_pings_sent", None, "Pings to silent clients", |shard| &shard.pings_sent)
+}
+
+fn shards(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    let moment = page.moment;
+    page.gauge_by_shard(
+        "tidegate_shard_capacity",
+        None,
+        "Most connections that the shard can hold",
+        |shard| shard.capacity.get(),
+    )?;
+    page.gauge_by_shard(
+        "tidegate_shard_stall",
+        SECONDS,
+        "Longest turn of the shard's loop since the start",
+        |shard| seconds(shard.stall_max_ns.get()),
+    )?;
+    page.counter_by_shard(
+        "tidegate_shard_busy",
+        SECONDS,
+        "Time that the shard was at work and not waiting",
+        |shard| seconds(shard.busy_ns.get()),
+    )?;
+    page.gauge_by_shard(
+        "tidegate_shard_last_turn_age",
+        SECONDS,
+        "Time since the shard last came round",
+        |shard| moment.turn_age_ms(shard) as f64 / 1000.0,
+    )?;
+    let waiting = moment.inboxes.iter().enumerate();
+    page.gauge_by(
+        "tidegate_shard_inbox_messages",
+        None,
+        "Messages that wait in the shard's inbox",
+        "shard",
+        waiting.map(|(shard, waiting)| (shard.to_string(), *waiting as u64)),
+    )?;
+    page.gauge_by_shard(
+        "tidegate_shard_epoch",
+        None,
+        "Shutdown epoch that the shard has acknowledged",
+        |shard| shard.epoch.get(),
+    )?;
+    page.gauge(
+        "tidegate_shard_imbalance",
+        ratio(),
+        "Connections of the fullest shard per connections of the average one",
+        moment.imbalance(),
+    )?;
+    page.total(
+        "tidegate_receive_buffers_starved",
+        None,
+        "Times that no receive buffer was free",
+        |shard| &shard.buffers_starved,
+    )?;
+    page.total(
+        "tidegate_accept_paused",
+        None,
+        "Times that accepting was paused because a table or a limit was full",
+        |shard| &shard.accept_paused,
+    )?;
+    page.total(
+        "tidegate_stale_completions",
+        None,
+        "Completions for connections that had ended, dropped",
+        |shard| &shard.stale_completions,
+    )
+}
+
+fn process(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    let moment = page.moment;
+    let process = &moment.process;
+    page.encoder
+        .encode_descriptor("tidegate_build", "The program", None, MetricType::Info)?
+        .encode_info(&[
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("arch", std::env::consts::ARCH),
+            ("profile", if cfg!(debug_assertions) { "debug" } else { "release" }),
+        ])?;
+    page.gauge("tidegate_uptime", SECONDS, "Time since the start", seconds(moment.now.ns()))?;
+    page.counter(
+        "tidegate_coordinator_ticks",
+        None,
+        "Ticks of the coordinator, one each five seconds",
+        moment.state.ticks(),
+    )?;
+    page.counter_by(
+        "tidegate_admin_answers",
+        None,
+        "Answers of the admin listener, by status",
+        "status",
+        moment.answers.iter().map(|(status, count)| (status.to_string(), *count)),
+    )?;
+    let cpu_seconds = process.cpu_ms as f64 / 1000.0;
+    page.counter("process_cpu", SECONDS, "Processor time of all threads", cpu_seconds)?;
+    page.gauge("process_resident_memory", BYTES, "Memory in RAM", process.resident_bytes)?;
+    page.gauge("process_threads", None, "Threads", process.threads)?;
+    let help = "Open descriptors; those in the tables of the rings are not among them";
+    page.gauge("process_open_fds", None, help, process.open_files)?;
+    page.gauge("process_max_fds", None, "Limit on open descriptors", process.max_open_files)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,368 @@
+//! From the server at one moment to JSON. Pure. Fields and their units: `docs/admin-api.md`.
+
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use super::moment::Moment;
+use super::route::speaks_centrifugo;
+use crate::close_reason::{CloseReason, DrainOutcome};
+use crate::coordinator::command::ShutdownAnswer;
+use crate::metrics::REFUSAL_LABELS;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(super) fn alive(moment: &Moment) -> Value {
+    json!({ "status": "alive", "timestamp": moment.timestamp })
+}
+
+/// S4.94, S3.17.
+pub(super) fn ready(moment: &Moment) -> (bool, Value) {
+    let is_ready = moment.phase().is_ready();
+    let status = if is_ready { "ready" } else { "not_ready" };
+    (is_ready, probe(moment, status))
+}
+
+/// S1.46.
+pub(super) fn healthy(moment: &Moment) -> (bool, Value) {
+    let is_healthy = moment.phase().is_ready();
+    let status = if is_healthy { "healthy" } else { "unhealthy" };
+    (is_healthy, probe(moment, status))
+}
+
+fn probe(moment: &Moment, status: &str) -> Value {
+    json!({ "status": status, "phase": moment.phase().name(), "timestamp": moment.timestamp })
+}
+
+/// S0.20 to S0.25, and S0.54.
+pub(super) fn health_status(moment: &Moment) -> Value {
+    let connections = moment.state.connections();
+    let admission = &moment.state.config.admission;
+    json!({
+        "timestamp": moment.timestamp,
+        "scope": "node",
+        "redis": {
+            "status": "disabled",
+            "concurrent_connections": connections,
+            "total_connection_seconds": moment.connection_seconds(),
+            "peak_connections": moment.state.connections_peak(),
+        },
+        "chronos": {
+            "tick_count": moment.state.ticks(),
+            "active_connections": connections,
+            "uptime_ms": moment.now.ms(),
+        },
+        "backpressure": {
+            "connections_rejected": moment.refused_in_all(),
+            "rate_limited_ips": moment.sum(|shard| &shard.limited_sources),
+            "global_rate_limited": moment.refused("global_rate"),
+            "global_connections": connections,
+            "config": {
+                "connections_per_ip_per_minute": admission.connections_per_ip_per_minute,
+                "global_connections_per_second": admission.global_connections_per_second,
+                "max_global_connections": admission.max_global_connections,
+            },
+        },
+        "graceful_shutdown": { "accepting_connections": moment.phase().accepts() },
+    })
+}
+
+pub(super) fn shards(moment: &Moment) -> Value {
+    let shards: Vec<_> = (0..moment.shards().len()).map(|index| shard(moment, index)).collect();
+    json!({
+        "timestamp": moment.timestamp,
+        "connections": moment.state.connections(),
+        "imbalance_ratio": moment.imbalance(),
+        "shards": shards,
+    })
+}
+
+fn shard(moment: &Moment, index: usize) -> Value {
+    let shard = &moment.shards()[index];
+    let closed =
+        CloseReason::ALL.map(|reason| (reason.label(), shard.closed[reason.index()].get()));
+    let refused =
+        REFUSAL_LABELS.iter().zip(&shard.admission_refused).map(|(label, n)| (*label, n.get()));
+    json!({
+        "shard": index,
+        "connections": shard.connections.get(),
+        "connections_peak": shard.connections_peak.get(),
+        "handshaking": shard.handshaking.get(),
+        "capacity": shard.capacity.get(),
+        "accepted": shard.accepted.get(),
+        "opened": shard.opened.get(),
+        "closed": counts(closed),
+        "refused": counts(refused),
+        "messages_received": shard.messages_received.get(),
+        "messages_sent": shard.messages_sent.get(),
+        "subscriptions": shard.subscriptions.get(),
+        "publications": shard.publications.get(),
+        "queued_bytes": shard.queued_bytes.get(),
+        "inbox_messages": moment.inboxes.get(index),
+        "tracked_sources": shard.tracked_sources.get(),
+        "limited_sources": shard.limited_sources.get(),
+        "busy_ratio": moment.busy_ratio(shard),
+        "stall_max_ms": shard.stall_max_ns.get() as f64 / 1e6,
+        "last_turn_age_ms": moment.turn_age_ms(shard),
+        "receive_buffers_starved": shard.buffers_starved.get(),
+        "accept_paused": shard.accept_paused.get(),
+        "epoch": shard.epoch.get(),
+    })
+}
+
+/// S4.22.
+pub(super) fn shutdown_status(moment: &Moment) -> Value {
+    let mut status = Map::new();
+    status.insert("timestamp".to_owned(), moment.timestamp.clone().into());
+    status.insert("shutting_down".to_owned(), moment.phase().is_shutting_down().into());
+    status.insert("accepting_connections".to_owned(), moment.phase().accepts().into());
+    if let Ok(Value::Object(report)) = serde_json::to_value(moment.report()) {
+        status.extend(report);
+    }
+    Value::Object(status)
+}
+
+/// S4.79 to S4.82.
+pub(super) fn process(moment: &Moment) -> Value {
+    let process = &moment.process;
+    json!({
+        "timestamp": moment.timestamp,
+        "process": {
+            "pid": process.pid,
+            "platform": std::env::consts::OS,
+            "version": VERSION,
+            "uptime": moment.now.ms() as f64 / 1000.0,
+        },
+        "memory": { "usage": process.resident_bytes, "percentage": process.memory_percent() },
+        "cpu": { "usage": process.cpu_ms as f64 / 1000.0, "percentage": process.cpu_percent },
+        "connections": { "active": moment.state.connections() },
+    })
+}
+
+/// S4.27: what /metrics has, as far as it is about connections, for people without Prometheus.
+pub(super) fn figures(moment: &Moment) -> Value {
+    let closed = CloseReason::ALL
+        .map(|reason| (reason.label(), moment.sum(|shard| &shard.closed[reason.index()])));
+    let outcomes = DrainOutcome::ALL.map(|outcome| {
+        (outcome.label(), moment.sum(|shard| &shard.drain_outcomes[outcome.index()]))
+    });
+    let refused = REFUSAL_LABELS.map(|reason| (reason, moment.refused(reason)));
+    let report = moment.report();
+    let mut value = process(moment);
+    value["connections"] = json!({
+        "active": moment.state.connections(),
+        "handshaking": moment.sum(|shard| &shard.handshaking),
+        "peak": moment.state.connections_peak(),
+        "opened": moment.sum(|shard| &shard.opened),
+        "closed": counts(closed),
+        "refused": counts(refused),
+    });
+    value["messages"] = json!({
+        "received": moment.sum(|shard| &shard.messages_received),
+        "sent": moment.sum(|shard| &shard.messages_sent),
+    });
+    value["shutdown"] = json!({
+        "phase": report.phase,
+        "duration_ms": report.duration_ms,
+        "connections_at_start": report.connections_at_start,
+        "connections_left": report.connections_left,
+        "outcomes": counts(outcomes),
+        "forced": report.forced,
+    });
+    value
+}
+
+/// S4.28. A secret has been masked by the configuration.
+pub(super) fn config(moment: &Moment) -> Value {
+    let settings: Map<_, _> = moment
+        .state
+        .config
+        .shown()
+        .into_iter()
+        .map(|shown| {
+            (shown.key.to_owned(), json!({ "value": shown.value, "source": shown.source }))
+        })
+        .collect();
+    json!({ "timestamp": moment.timestamp, "settings": settings })
+}
+
+/// S4.29.
+pub(super) fn overview(moment: &Moment) -> Value {
+    let mut value = figures(moment);
+    value["shutdown"] = shutdown_status(moment);
+    value["health"] = healthy(moment).1;
+    value["ready"] = ready(moment).0.into();
+    value["shards"] = moment.shards().len().into();
+    value["settings"] = config(moment)["settings"].take();
+    value["last_shutdown"] =
+        moment.last_shutdown.as_ref().map_or(Value::Null, |last| last.report().clone());
+    value
+}
+
+/// The answer of the coordinator to a shutdown.
+pub(super) fn shutdown_answer(answer: &ShutdownAnswer) -> Value {
+    let mut value = serde_json::to_value(&answer.report).unwrap_or_default();
+    value["started"] = answer.started.into();
+    value
+}
+
+/// The answer to `/api/v1/broadcast`.
+pub(super) fn broadcast(moment: &Moment) -> Value {
+    json!({ "accepted": true, "connections": moment.state.connections() })
+}
+
+/// The answer to `/api/publish`, or to `/api/broadcast` with one entry for each channel.
+pub(super) fn published(channels: usize, many: bool) -> Value {
+    if many {
+        let responses = vec![json!({ "result": {} }); channels];
+        return json!({ "result": { "responses": responses } });
+    }
+    json!({ "result": {} })
+}
+
+/// The answer to `/api/info`.
+pub(super) fn info(moment: &Moment, host: &str) -> Value {
+    let port = moment.state.config.server.listen.port();
+    json!({ "result": { "nodes": [{
+        "uid": format!("{host}-{}", moment.process.pid),
+        "name": format!("{host}_{port}"),
+        "version": VERSION,
+        "num_clients": moment.state.connections(),
+        "num_subs": moment.sum(|shard| &shard.subscriptions),
+        "uptime": moment.now.seconds(),
+    }] } })
+}
+
+/// An error, with the numbers of Centrifugo where its clients look for them.
+pub(super) fn error(error: &ApiError, path: &str) -> Value {
+    let code: Value =
+        if speaks_centrifugo(path) { error.kind.number().into() } else { error.kind.word().into() };
+    json!({ "error": { "code": code, "message": error.message } })
+}
+
+fn counts<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Value {
+    counts
+        .into_iter()
+        .map(|(name, count)| (name.to_owned(), count.into()))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::moment;
+    use super::*;
+    use crate::coordinator::phase::Phase;
+
+    fn keys(value: &Value) -> Vec<&str> {
+        value.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect()
+    }
+
+    /// S0.20 to S0.25, S0.54.
+    #[test]
+    fn health_status_has_exactly_its_groups() {
+        let moment = moment(Phase::Running);
+        moment.state.shards[0].connections.set(3);
+        moment.state.shards[1].connections.set(4);
+        moment.state.shards[0].connection_ms.set(1_900);
+        moment.state.shards[1].connection_ms.set(1_200);
+        moment.state.shards[1].admission_refused[0].set(5);
+        moment.state.shards[0].admission_refused[2].set(2);
+        moment.state.shards[0].limited_sources.set(1);
+        let status = health_status(&moment);
+        assert_eq!(
+            keys(&status),
+            ["backpressure", "chronos", "graceful_shutdown", "redis", "scope", "timestamp"]
+        );
+        assert_eq!(
+            status["redis"],
+            json!({
+                "status": "disabled", "concurrent_connections": 7,
+                "total_connection_seconds": 3, "peak_connections": 7,
+            })
+        );
+        assert_eq!(
+            status["chronos"],
+            json!({ "tick_count": 0, "active_connections": 7, "uptime_ms": 7_200_000 })
+        );
+        assert_eq!(
+            status["backpressure"],
+            json!({
+                "connections_rejected": 7, "rate_limited_ips": 1, "global_rate_limited": 2,
+                "global_connections": 7,
+                "config": {
+                    "connections_per_ip_per_minute": 60, "global_connections_per_second": 1000,
+                    "max_global_connections": 10_000_000,
+                },
+            })
+        );
+        assert_eq!(status["graceful_shutdown"], json!({ "accepting_connections": true }));
+    }
+
+    /// S4.94, S2.32, S1.46: only a running server is ready; until refusing begins it accepts.
+    #[test]
+    fn every_phase_is_ready_or_not() {
+        for phase in Phase::ALL {
+            let moment = moment(phase);
+            let running = phase == Phase::Running;
+            assert_eq!(ready(&moment).0, running);
+            assert_eq!(ready(&moment).1["status"], if running { "ready" } else { "not_ready" });
+            assert_eq!(ready(&moment).1["phase"], phase.name());
+            assert_eq!(healthy(&moment).0, running);
+            assert_eq!(
+                health_status(&moment)["graceful_shutdown"]["accepting_connections"],
+                phase.accepts()
+            );
+            assert_eq!(shutdown_status(&moment)["phase"], phase.name());
+        }
+    }
+
+    /// S4.79 to S4.82.
+    #[test]
+    fn the_process_has_its_four_groups() {
+        let value = process(&moment(Phase::Running));
+        assert_eq!(keys(&value["process"]), ["pid", "platform", "uptime", "version"]);
+        assert_eq!(value["process"]["uptime"], 7200.0);
+        assert_eq!(value["process"]["platform"], "linux");
+        assert_eq!(keys(&value["memory"]), ["percentage", "usage"]);
+        assert_eq!(keys(&value["cpu"]), ["percentage", "usage"]);
+        assert_eq!(value["connections"], json!({ "active": 0 }));
+    }
+
+    #[test]
+    fn the_token_is_never_shown() {
+        let moment = moment(Phase::Running);
+        for value in [config(&moment), overview(&moment)] {
+            let text = value.to_string();
+            assert!(text.contains("\"admin.token\"") && text.contains("(set)"), "{text}");
+            assert!(!text.contains(super::super::tests::TOKEN), "{text}");
+            assert_eq!(value["settings"]["shutdown.drain_ms"]["value"], 15_000);
+            assert_eq!(value["settings"]["shutdown.drain_ms"]["source"], "default");
+        }
+    }
+
+    #[test]
+    fn imbalance_is_one_when_even_and_the_number_of_shards_when_one_has_all() {
+        let moment = moment(Phase::Running);
+        assert_eq!(shards(&moment)["imbalance_ratio"], 1.0);
+        moment.state.shards[0].connections.set(10);
+        assert_eq!(shards(&moment)["imbalance_ratio"], 2.0);
+        moment.state.shards[1].connections.set(10);
+        assert_eq!(shards(&moment)["imbalance_ratio"], 1.0);
+        assert_eq!(shards(&moment)["shards"][1]["shard"], 1);
+    }
+
+    #[test]
+    fn the_server_api_has_numbers_for_errors_and_the_rest_has_words() {
+        let wrong = ApiError::bad_request("no");
+        assert_eq!(error(&wrong, "/api/publish")["error"]["code"], 107);
+        assert_eq!(error(&wrong, "/api/v1/broadcast")["error"]["code"], "bad_request");
+        assert_eq!(error(&wrong, "/readyz")["error"]["message"], "no");
+    }
+
+    #[test]
+    fn several_channels_have_an_entry_each() {
+        assert_eq!(published(1, false), json!({ "result": {} }));
+        let many = json!({ "result": { "responses": [{ "result": {} }, { "result": {} }] } });
+        assert_eq!(published(2, true), many);
+    }
+}
