@@ -1,19 +1,60 @@
-//! (being built)
-#![allow(missing_docs)]
+//! The admin listener: health, metrics, the drain, publishing; HTTP/1.1 on an address and a
+//! thread of its own.
+//!
+//! It parses requests and renders answers. What is done is done elsewhere: the coordinator
+//! shuts down, the shards deliver. With the admin thread blocked or dead, connections notice
+//! nothing. monoio and hyper stay inside this directory.
+//!
+//! | method | path | token | what |
+//! |---|---|---|---|
+//! | GET | `/livez` | no | 200 while the process can answer |
+//! | GET | `/readyz` | no | 200 if new clients should be sent here, 503 otherwise |
+//! | GET | `/healthz` | no | 200 while the server serves, 503 otherwise |
+//! | GET | `/health/alive` | yes | as `/livez` |
+//! | GET | `/health/ready` | yes | as `/readyz` |
+//! | GET | `/health/status` | yes | counts, limits and refusals as JSON (S0.20) |
+//! | GET | `/metrics` | yes | everything that is counted, as OpenMetrics text |
+//! | GET | `/api/v1/shards` | yes | one entry for each shard |
+//! | GET | `/api/v1/shutdown/status` | yes | the shutdown report as it stands |
+//! | GET | `/api/v1/shutdown/health` | yes | as `/healthz` |
+//! | GET | `/api/v1/shutdown/ready` | yes | as `/readyz` |
+//! | GET | `/api/v1/shutdown/alive` | yes | as `/livez` |
+//! | GET | `/api/v1/shutdown/process` | yes | process, memory, processor time |
+//! | GET | `/api/v1/shutdown/metrics` | yes | connections and how they ended, as JSON |
+//! | GET | `/api/v1/shutdown/config` | yes | every setting in force, with its source |
+//! | GET | `/api/v1/shutdown/overview` | yes | all of the above at once |
+//! | POST | `/api/v1/shutdown/shutdown` | yes | start a drain: 202, or 200 if one is under way |
+//! | DELETE | `/api/v1/shutdown/shutdown` | yes | cut what is left and end: 202, or 200 |
+//! | POST | `/api/v1/broadcast` | yes | a message to every connection (S2.27) |
+//! | POST | `/api/publish` | yes | data to the subscribers of a channel |
+//! | POST | `/api/broadcast` | yes | data to the subscribers of several channels |
+//! | POST | `/api/info` | yes | this node in the form of Centrifugo's `info` |
+//! | POST | `/api/v1/debug/fault` | yes | make a shard misbehave; only with `debug.fault_injection` |
+//!
+//! HEAD is answered wherever GET is. "Token" means: if `admin.token` is set. Without one the
+//! listener is on loopback and refuses what a web page could have sent; see `access`.
+//!
+//! A request is read downwards: `server` -> `connection` -> `access` -> `route` -> `parse`
+//! -> `answer` -> `render`, `metrics`, `publishing`, or a command to the coordinator.
 
-use crate::coordinator::{command::Command, state::ServerState};
-use crate::mesh::publisher::Publisher;
-use std::sync::Arc;
+mod access;
+mod answer;
+mod connection;
+mod error;
+mod last_shutdown;
+mod metrics;
+mod moment;
+mod parse;
+mod process;
+mod publishing;
+mod render;
+mod route;
+mod seats;
+mod server;
+mod write_deadline;
 
-pub struct AdminContext {
-    pub state: Arc<ServerState>,
-    pub commands: crossbeam_channel::Sender<Command>,
-    pub publisher: Publisher,
-    pub last_shutdown: Option<serde_json::Value>,
-}
-pub fn bind(address: std::net::SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    std::net::TcpListener::bind(address)
-}
-pub fn start(_: std::net::TcpListener, _: AdminContext) -> std::io::Result<()> {
-    Ok(())
-}
+pub use server::{AdminContext, AdminHandle, bind, start};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -91,3 +91,11 @@ impl ServerState {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 }
+
+#[cfg(test)]
+impl ServerState {
+    /// Puts the server into a phase, for tests of those who only look.
+    pub(crate) fn enter_for_test(&self, phase: Phase) {
+        self.enter(phase);
+    }
+}

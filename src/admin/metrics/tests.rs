@@ -15,6 +15,10 @@ fn page(change: impl FnOnce(&mut Moment)) -> String {
     text(moment).unwrap()
 }
 
+fn last(report: &str) -> Option<Arc<LastShutdown>> {
+    Some(Arc::new(LastShutdown::new(serde_json::from_str(report).unwrap())))
+}
+
 fn has(page: &str, line: &str) {
     assert!(page.lines().any(|found| found == line), "no line `{line}` in\n{page}");
 }
@@ -60,12 +64,10 @@ fn fixed_names_are_there() {
 fn the_page_is_well_formed() {
     let page = page(|moment| {
         moment.answers = [(200, 3), (404, 1)].into();
-        moment.last_shutdown = LastShutdown::from_json(
-            br#"{"duration_ms":1500,"connections_at_start":7,"forced":true,"exit_code":70,
+        moment.last_shutdown = last(
+            r#"{"duration_ms":1500,"connections_at_start":7,"forced":true,"exit_code":70,
                  "started_at":"2026-01-01T00:00:00Z","outcomes":{"forced":7}}"#,
-        )
-        .ok()
-        .map(Arc::new);
+        );
     });
     let (mut families, mut samples) = (BTreeSet::new(), BTreeSet::new());
     let (mut family, mut kind) = (String::new(), String::new());
@@ -131,9 +133,9 @@ fn compatibility_names_can_be_switched_off() {
 #[test]
 fn the_previous_shutdown_is_shown_and_counted() {
     let page = page(|moment| {
-        let text = br#"{"duration_ms":7500,"connections_at_start":5,"forced":false,
+        let text = r#"{"duration_ms":7500,"connections_at_start":5,"forced":false,
             "exit_code":0,"outcomes":{"close_acknowledged":5}}"#;
-        moment.last_shutdown = LastShutdown::from_json(text).ok().map(Arc::new);
+        moment.last_shutdown = last(text);
     });
     for line in [
         "tidegate_last_shutdown_duration_seconds 7.5",

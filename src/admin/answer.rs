@@ -1,0 +1,197 @@
+//! From a request that is understood to its answer: looks at the state, sends commands to the
+//! coordinator, publications to the shards. Acts on nothing itself.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::TrySendError;
+use futures_channel::oneshot;
+use monoio::time::timeout;
+use serde_json::{Value, json};
+
+use super::error::{ApiError, ErrorKind};
+use super::last_shutdown::LastShutdown;
+use super::metrics;
+use super::moment::Moment;
+use super::parse::AdminRequest;
+use super::process::{self, CpuMeter};
+use super::publishing::Publications;
+use super::render;
+use super::route::Show;
+use super::server::AdminContext;
+use crate::channels::publish::{broadcast_text, text_frame};
+use crate::coordinator::command::{Command, ShutdownAnswer};
+use crate::limits::COORDINATOR_PATIENCE_MS;
+use crate::mesh::inbox::NotTaken;
+use crate::mesh::message::{Fault, ShardMessage};
+
+const JSON: &str = "application/json";
+
+/// An answer without its HTTP.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) content_type: &'static str,
+    pub(super) body: Bytes,
+    /// For 405.
+    pub(super) allow: Option<String>,
+}
+
+impl Answer {
+    fn json(status: u16, value: &Value) -> Self {
+        let body = Bytes::from(value.to_string() + "\n");
+        Self { status, content_type: JSON, body, allow: None }
+    }
+
+    /// The answer for a request that was not done.
+    pub(super) fn error(error: ApiError, path: &str) -> Self {
+        let body = render::error(&error, path);
+        Self { allow: error.allow, ..Self::json(error.kind.status(), &body) }
+    }
+}
+
+/// What answers are made from and with.
+pub(super) struct Office {
+    pub(super) context: AdminContext,
+    publications: Publications,
+    last_shutdown: Option<Arc<LastShutdown>>,
+    cpu: CpuMeter,
+    host: String,
+    answers: RefCell<BTreeMap<u16, u64>>,
+}
+
+impl Office {
+    pub(super) fn new(mut context: AdminContext, publications: Publications) -> Self {
+        Self {
+            last_shutdown: context
+                .last_shutdown
+                .take()
+                .map(|report| Arc::new(LastShutdown::new(report))),
+            context,
+            publications,
+            cpu: CpuMeter::default(),
+            host: process::host_name(),
+            answers: RefCell::default(),
+        }
+    }
+
+    /// Counts an answer for `tidegate_admin_answers_total`.
+    pub(super) fn count(&self, status: u16) {
+        *self.answers.borrow_mut().entry(status).or_default() += 1;
+    }
+
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// 503 if the coordinator or a shard did not take it.
+    pub(super) async fn answer(&self, request: AdminRequest) -> Result<Answer, ApiError> {
+        match request {
+            AdminRequest::Show(show) => self.show(show),
+            AdminRequest::Shutdown { force } => {
+                let answer = self.shut_down(force).await?;
+                let status = if answer.started { 202 } else { 200 };
+                Ok(Answer::json(status, &render::shutdown_answer(&answer)))
+            }
+            AdminRequest::BroadcastAll { message, title, level } => {
+                let frame = text_frame(&broadcast_text(&message, &title, &level));
+                self.publications.publish(vec![ShardMessage::Broadcast { frame }]).await?;
+                Ok(Answer::json(202, &render::broadcast(&self.moment())))
+            }
+            AdminRequest::Publish { channels, data, many } => {
+                let frame = text_frame(&data);
+                let count = channels.len();
+                let messages = channels.into_iter().map(|channel| ShardMessage::Publish {
+                    channel: channel.into(),
+                    frame: Arc::clone(&frame),
+                });
+                self.publications.publish(messages.collect()).await?;
+                Ok(Answer::json(200, &render::published(count, many)))
+            }
+            AdminRequest::Info => Ok(Answer::json(200, &render::info(&self.moment(), &self.host))),
+            AdminRequest::Fault { shard, fault } => self.inject(shard, fault),
+        }
+    }
+
+    fn show(&self, show: Show) -> Result<Answer, ApiError> {
+        let moment = self.moment();
+        let (is_well, value) = match show {
+            Show::Metrics => return page(moment),
+            Show::Ready => render::ready(&moment),
+            Show::Healthy => render::healthy(&moment),
+            Show::Alive => (true, render::alive(&moment)),
+            Show::HealthStatus => (true, render::health_status(&moment)),
+            Show::Shards => (true, render::shards(&moment)),
+            Show::ShutdownStatus => (true, render::shutdown_status(&moment)),
+            Show::Process => (true, render::process(&moment)),
+            Show::Figures => (true, render::figures(&moment)),
+            Show::Config => (true, render::config(&moment)),
+            Show::Overview => (true, render::overview(&moment)),
+        };
+        Ok(Answer::json(if is_well { 200 } else { 503 }, &value))
+    }
+
+    fn moment(&self) -> Moment {
+        let AdminContext { state, publisher, .. } = &self.context;
+        let now = state.clock.now();
+        let inboxes = (0..state.shards.len())
+            .map(|shard| publisher.postbox(shard).map_or(0, |postbox| postbox.len()));
+        Moment {
+            now,
+            timestamp: format!("{:.3}", jiff::Timestamp::now()),
+            process: process::read(&self.cpu, Duration::from_nanos(now.ns())),
+            inboxes: inboxes.collect(),
+            last_shutdown: self.last_shutdown.clone(),
+            answers: self.answers.borrow().clone(),
+            state: Arc::clone(state),
+        }
+    }
+
+    async fn shut_down(&self, force: bool) -> Result<ShutdownAnswer, ApiError> {
+        let method = if force { "DELETE" } else { "POST" };
+        let reason = format!("{method} /api/v1/shutdown/shutdown");
+        let (answer, answered) = oneshot::channel();
+        self.context.commands.try_send(Command::Shutdown { force, reason, answer }).map_err(
+            |error| {
+                ApiError::unavailable(match error {
+                    TrySendError::Full(_) => {
+                        "not done: the coordinator has too many commands waiting; try again, or \
+                         send SIGTERM"
+                    }
+                    TrySendError::Disconnected(_) => "not done: the coordinator has ended",
+                })
+            },
+        )?;
+        match timeout(Duration::from_millis(COORDINATOR_PATIENCE_MS), answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(oneshot::Canceled)) => {
+                Err(ApiError::unavailable("the coordinator ended without an answer"))
+            }
+            Err(_) => Err(ApiError::unavailable(format!(
+                "the coordinator has the command and did not answer within \
+                 {COORDINATOR_PATIENCE_MS} ms; GET /api/v1/shutdown/status shows what it does"
+            ))),
+        }
+    }
+
+    fn inject(&self, shard: usize, fault: Fault) -> Result<Answer, ApiError> {
+        let gone = || ApiError::unavailable(format!("shard {shard} does not run any more"));
+        let postbox = self.context.publisher.postbox(shard).ok_or_else(gone)?;
+        match postbox.post(ShardMessage::Fault(fault)) {
+            Ok(()) => Ok(Answer::json(202, &json!({ "accepted": true, "shard": shard }))),
+            Err(NotTaken::Gone(_)) => Err(gone()),
+            Err(NotTaken::Full(_)) => {
+                Err(ApiError::unavailable(format!("the inbox of shard {shard} is full")))
+            }
+        }
+    }
+}
+
+fn page(moment: Moment) -> Result<Answer, ApiError> {
+    let text = metrics::text(moment)
+        .map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?;
+    let (content_type, body) = (metrics::CONTENT_TYPE, Bytes::from(text));
+    Ok(Answer { status: 200, content_type, body, allow: None })
+}
