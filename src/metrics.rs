@@ -82,8 +82,11 @@ pub struct ShardMetrics {
     pub subscriptions: Count,
     /// Bytes queued for clients that the kernel has not taken yet (gauge).
     pub queued_bytes: Count,
-    /// Seconds that ended connections had been open, in total.
+    /// Milliseconds that ended connections had been open, in total.
     pub connection_ms: Count,
+    /// The sum, over the open connections, of when each was accepted: milliseconds on the
+    /// server's clock. With their number it gives how long they have been open in total.
+    pub open_since_ms: Count,
     /// What became of the connections that were open when the drain began.
     pub drain_outcomes: [Count; DrainOutcome::ALL.len()],
     /// Connections that were open when the drain began.

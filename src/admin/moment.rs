@@ -88,8 +88,15 @@ impl Moment {
         report
     }
 
-    /// Seconds that ended connections had been open, in total.
+    /// Milliseconds that all connections, ended and open, have been open in total.
+    pub(super) fn connection_ms(&self) -> u64 {
+        let open_since = self.sum(|shard| &shard.open_since_ms);
+        let open = (self.state.connections() * self.now.ms()).saturating_sub(open_since);
+        self.sum(|shard| &shard.connection_ms) + open
+    }
+
+    /// The same in whole seconds.
     pub(super) fn connection_seconds(&self) -> u64 {
-        self.sum(|shard| &shard.connection_ms) / 1000
+        self.connection_ms() / 1000
     }
 }

@@ -265,6 +265,9 @@ mod tests {
         moment.state.shards[1].connections.set(4);
         moment.state.shards[0].connection_ms.set(1_900);
         moment.state.shards[1].connection_ms.set(1_200);
+        // Seven are open, each for ten seconds.
+        moment.state.shards[0].open_since_ms.set(3 * 7_190_000);
+        moment.state.shards[1].open_since_ms.set(4 * 7_190_000);
         moment.state.shards[1].admission_refused[0].set(5);
         moment.state.shards[0].admission_refused[2].set(2);
         moment.state.shards[0].limited_sources.set(1);
@@ -277,7 +280,7 @@ mod tests {
             status["redis"],
             json!({
                 "status": "disabled", "concurrent_connections": 7,
-                "total_connection_seconds": 3, "peak_connections": 7,
+                "total_connection_seconds": 73, "peak_connections": 7,
             })
         );
         assert_eq!(

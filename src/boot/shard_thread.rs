@@ -211,6 +211,7 @@ fn account_for_lost(metrics: &ShardMetrics) {
     metrics.closed[CloseReason::ShardFailed.index()].add(lost);
     metrics.handshakes_ended[CloseReason::ShardFailed.index()].add(metrics.handshaking.get());
     metrics.connections.set(0);
+    metrics.open_since_ms.set(0);
     metrics.handshaking.set(0);
     let accounted: u64 = metrics.drain_outcomes.iter().map(crate::metrics::Count::get).sum();
     let unaccounted = metrics.drain_started_with.get().saturating_sub(accounted);

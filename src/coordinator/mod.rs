@@ -76,6 +76,14 @@ pub struct Coordinator {
     next_tick_ms: u64,
 }
 
+/// What clients are told: not who pressed which button.
+fn told_reason(cause: &str) -> &'static str {
+    match cause {
+        "panic" => "failure",
+        _ => "shutdown",
+    }
+}
+
 impl Coordinator {
     /// For the shards behind these postboxes.
     pub fn new(
@@ -305,7 +313,7 @@ impl Coordinator {
         let (order, plan) = drain::plan(
             &self.state.config,
             &shutdown.caps,
-            &shutdown.reason,
+            told_reason(shutdown.cause),
             connections,
             self.state.clock.now().ms(),
         );
@@ -394,6 +402,7 @@ impl Coordinator {
         }
         let started_with: u64 = self.state.shards.iter().map(|s| s.drain_started_with.get()).sum();
         let accounted: u64 = outcomes.values().sum();
+        let cut = outcomes.get(DrainOutcome::Forced.label()).copied().unwrap_or_default();
         let stopped = phase == Phase::Stopped;
         let discrepancy = (stopped && accounted != started_with)
             .then(|| format!("{started_with} connections at the start, but {accounted} outcomes"));
@@ -410,7 +419,7 @@ impl Coordinator {
             discrepancy,
             plan: shutdown.plan.clone(),
             stages: self.stages.shown(now),
-            forced: shutdown.forced,
+            forced: shutdown.forced || cut > 0,
             exit_code: stopped.then_some(shutdown.exit_code),
         }
     }

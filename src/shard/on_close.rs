@@ -172,6 +172,7 @@ impl<R: Ring> Shard<R> {
         let facts = connection.facts;
         let source = connection.source;
         let reason = connection.reason.unwrap_or(CloseReason::Reset);
+        let accepted_ms = u64::from(connection.accepted_tick) * TICK_MS;
         let age_ms = u64::from(self.tick.wrapping_sub(connection.accepted_tick)) * TICK_MS;
         let outcome = facts.has(Facts::DRAINED).then(|| outcome(connection, reason));
         let metrics = &self.metrics;
@@ -179,6 +180,7 @@ impl<R: Ring> Shard<R> {
             metrics.connections.set(metrics.connections.get().saturating_sub(1));
             metrics.closed[reason.index()].add(1);
             metrics.connection_ms.add(age_ms);
+            metrics.open_since_ms.set(metrics.open_since_ms.get().saturating_sub(accepted_ms));
             debug!(slot = token.slot, source = %source, reason = reason.label(), "connection closed");
         } else {
             metrics.handshaking.set(metrics.handshaking.get().saturating_sub(1));

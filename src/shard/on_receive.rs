@@ -289,7 +289,9 @@ impl<R: Ring> Shard<R> {
         connection.state = State::Open;
         connection.route = route;
         connection.facts.note(Facts::OPENED);
+        let accepted_ms = u64::from(connection.accepted_tick) * limits::TICK_MS;
         let metrics = &self.metrics;
+        metrics.open_since_ms.add(accepted_ms);
         metrics.handshaking.set(metrics.handshaking.get().saturating_sub(1));
         metrics.opened.add(1);
         metrics.connections.add(1);

@@ -106,8 +106,8 @@ fn connections(page: &mut Page<'_, '_>) -> Result<(), Error> {
     page.counter(
         "tidegate_connection",
         SECONDS,
-        "Time that connections which have ended had been open, added up",
-        moment.sum(|shard| &shard.connection_ms) as f64 / 1000.0,
+        "Time that all connections, ended and open, have been open, added up",
+        moment.connection_ms() as f64 / 1000.0,
     )?;
     page.counter_by(
         "tidegate_admission_refused",

@@ -76,13 +76,13 @@ impl Shutdowns {
         if let Some(last) = &moment.last_shutdown {
             shutdowns.seconds.extend(last.duration_seconds());
             if let Some(exit_code) = last.exit_code() {
-                shutdowns.count(exit_code == 0 && last.forced() != Some(true));
+                shutdowns.count(exit_code == 0);
             }
         }
         let report = moment.report();
         if let Some(exit_code) = report.exit_code {
             shutdowns.seconds.push(report.duration_ms as f64 / 1000.0);
-            shutdowns.count(exit_code == 0 && !report.forced);
+            shutdowns.count(exit_code == 0);
         }
         shutdowns
     }
