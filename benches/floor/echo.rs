@@ -1,0 +1,353 @@
+//! `tidegate-floor-echo`: TCP echo on a raw io_uring, without WebSocket, on one thread.
+//!
+//! The floor that the server's cost per message is compared with: what the kernel's TCP and
+//! io_uring cost when user space does next to nothing. It must not lean on `tidegate::ring`, or
+//! it would share the cost that it is there to show. Not hardened: a peer that does not read
+//! what it sent is cut.
+
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use clap::{Parser, ValueEnum};
+use io_uring::types::{BufRingEntry, Fd, Fixed};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+const GROUP: u16 = 0;
+const BUFFERS: u16 = 4_096;
+const BUFFER_BYTES: usize = 2_048;
+/// Unsent chunks of one connection above which it is cut.
+const MAX_UNSENT: usize = 64;
+const COMPLETIONS: u32 = 32_768;
+
+/// Raw TCP echo on io_uring: the floor for benches.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate-floor-echo", version)]
+struct Arguments {
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1:9000")]
+    listen: SocketAddr,
+    /// Core to pin the thread to
+    #[arg(long)]
+    core: Option<usize>,
+    /// How to receive
+    #[arg(long, value_enum, default_value = "multishot")]
+    receive: Receive,
+    /// Most connections at once
+    #[arg(long, default_value_t = 4_096)]
+    connections: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Receive {
+    /// One multishot receive per connection, armed once
+    Multishot,
+    /// A one-shot poll, then a receive: what an idle connection of the server has armed
+    Poll,
+    /// A one-shot receive, armed again after each message
+    Once,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+enum Kind {
+    Accept = 1,
+    Poll,
+    Receive,
+    Send,
+    Shutdown,
+    Close,
+}
+
+/// A received chunk that goes back as it is.
+#[derive(Clone, Copy)]
+struct Chunk {
+    buffer: u16,
+    start: u32,
+    len: u32,
+}
+
+#[derive(Default)]
+struct Connection {
+    unsent: VecDeque<Chunk>,
+    sending: bool,
+    receiving: bool,
+    ending: bool,
+    closing: bool,
+}
+
+/// The provided buffers. Invariant: each buffer is the kernel's, or in exactly one chunk.
+struct Buffers {
+    entries: *mut BufRingEntry,
+    pool: *mut u8,
+    tail: u16,
+}
+
+impl Buffers {
+    fn register(ring: &IoUring) -> io::Result<Self> {
+        let entries_bytes = usize::from(BUFFERS) * size_of::<BufRingEntry>();
+        let len = entries_bytes + usize::from(BUFFERS) * BUFFER_BYTES;
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice; it stays
+        // until the process ends.
+        let map = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+                -1,
+                0,
+            )
+        };
+        if map == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the mapping is page aligned and holds BUFFERS entries.
+        unsafe { ring.submitter().register_buf_ring_with_flags(map as u64, BUFFERS, GROUP, 0) }?;
+        // SAFETY: entries_bytes is less than the length of the mapping.
+        let pool = unsafe { map.cast::<u8>().add(entries_bytes) };
+        let mut buffers = Self { entries: map.cast(), pool, tail: 0 };
+        (0..BUFFERS).for_each(|buffer| buffers.give_back(buffer));
+        Ok(buffers)
+    }
+
+    fn address(&self, buffer: u16) -> *mut u8 {
+        assert!(buffer < BUFFERS);
+        // SAFETY: buffer < BUFFERS, so the result lies in the mapping.
+        unsafe { self.pool.add(usize::from(buffer) * BUFFER_BYTES) }
+    }
+
+    fn give_back(&mut self, buffer: u16) {
+        let address = self.address(buffer);
+        let index = usize::from(self.tail & (BUFFERS - 1));
+        // SAFETY: index < BUFFERS entries of the mapping.
+        let entry = unsafe { self.entries.add(index) };
+        // SAFETY: the kernel has consumed this entry, because there are BUFFERS buffers and
+        // this one is ours; it reads the entry only after the tail is stored.
+        let entry = unsafe { &mut *entry };
+        entry.set_addr(address as u64);
+        entry.set_len(BUFFER_BYTES as u32);
+        entry.set_bid(buffer);
+        self.tail = self.tail.wrapping_add(1);
+        // SAFETY: the address of the first entry of a registered ring.
+        let tail = unsafe { BufRingEntry::tail(self.entries) };
+        // SAFETY: an aligned u16 in the mapping, shared with the kernel.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+struct Server {
+    ring: IoUring,
+    buffers: Buffers,
+    connections: Vec<Connection>,
+    starved: Vec<u32>,
+    listener: TcpListener,
+    receive: Receive,
+}
+
+impl Server {
+    fn new(arguments: &Arguments) -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_cqsize(COMPLETIONS)
+            .build(4_096)?;
+        ring.submitter().register_files_sparse(arguments.connections)?;
+        let buffers = Buffers::register(&ring)?;
+        let listener = listen(arguments.listen)?;
+        let mut connections = Vec::new();
+        connections.resize_with(arguments.connections as usize, Connection::default);
+        let receive = arguments.receive;
+        Ok(Self { ring, buffers, connections, starved: Vec::new(), listener, receive })
+    }
+
+    fn push(&mut self, kind: Kind, slot: u32, entry: squeue::Entry) -> io::Result<()> {
+        let entry = entry.user_data((kind as u64) << 32 | u64::from(slot));
+        loop {
+            // SAFETY: receive and send buffers are in the mapping, which is never unmapped.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return Ok(());
+            }
+            self.ring.submit()?;
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let listener = Fd(self.listener.as_raw_fd());
+        let entry = opcode::AcceptMulti::new(listener).allocate_file_index(true).build();
+        self.push(Kind::Accept, 0, entry)
+    }
+
+    /// Arms what tells that there is something to read.
+    fn arm(&mut self, slot: u32) -> io::Result<()> {
+        self.connections[slot as usize].receiving = true;
+        match self.receive {
+            Receive::Multishot => {
+                let entry = opcode::RecvMulti::new(Fixed(slot), GROUP).build();
+                self.push(Kind::Receive, slot, entry)
+            }
+            Receive::Poll => {
+                let entry = opcode::PollAdd::new(Fixed(slot), libc::POLLIN as u32).build();
+                self.push(Kind::Poll, slot, entry)
+            }
+            Receive::Once => self.receive_once(slot),
+        }
+    }
+
+    fn receive_once(&mut self, slot: u32) -> io::Result<()> {
+        let entry = opcode::Recv::new(Fixed(slot), std::ptr::null_mut(), 0)
+            .buf_group(GROUP)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
+        self.push(Kind::Receive, slot, entry)
+    }
+
+    /// Sends the oldest chunk, unless one is on its way.
+    fn send(&mut self, slot: u32) -> io::Result<()> {
+        let connection = &mut self.connections[slot as usize];
+        let Some(chunk) = connection.unsent.front().copied() else { return Ok(()) };
+        if connection.sending || connection.ending {
+            return Ok(());
+        }
+        connection.sending = true;
+        let start = self.buffers.address(chunk.buffer).wrapping_add(chunk.start as usize);
+        let entry =
+            opcode::Send::new(Fixed(slot), start, chunk.len).flags(libc::MSG_NOSIGNAL).build();
+        self.push(Kind::Send, slot, entry)
+    }
+
+    fn on_receive(&mut self, slot: u32, result: i32, flags: u32) -> io::Result<()> {
+        let more = cqueue::more(flags);
+        let connection = &mut self.connections[slot as usize];
+        connection.receiving = more;
+        if let (Some(buffer), 1..) = (cqueue::buffer_select(flags), result) {
+            if connection.ending || connection.unsent.len() >= MAX_UNSENT {
+                self.buffers.give_back(buffer);
+                return self.end(slot);
+            }
+            connection.unsent.push_back(Chunk { buffer, start: 0, len: result as u32 });
+            self.send(slot)?;
+        } else if result == -libc::ENOBUFS {
+            self.starved.push(slot);
+            return Ok(());
+        } else {
+            return self.end(slot);
+        }
+        if more { Ok(()) } else { self.arm(slot) }
+    }
+
+    fn on_send(&mut self, slot: u32, result: i32) -> io::Result<()> {
+        let connection = &mut self.connections[slot as usize];
+        connection.sending = false;
+        let (false, Ok(sent @ 1..)) = (connection.ending, u32::try_from(result)) else {
+            return self.end(slot);
+        };
+        if let Some(chunk) = connection.unsent.front_mut() {
+            if sent < chunk.len {
+                chunk.start += sent;
+                chunk.len -= sent;
+            } else {
+                let buffer = chunk.buffer;
+                connection.unsent.pop_front();
+                self.buffers.give_back(buffer);
+            }
+        }
+        self.send(slot)
+    }
+
+    /// Closes once nothing is in flight; what still is, is ended by a shutdown.
+    fn end(&mut self, slot: u32) -> io::Result<()> {
+        let connection = &mut self.connections[slot as usize];
+        let first = !std::mem::replace(&mut connection.ending, true);
+        if connection.sending || connection.receiving {
+            if !first {
+                return Ok(());
+            }
+            let entry = opcode::Shutdown::new(Fixed(slot), libc::SHUT_RDWR).build();
+            return self.push(Kind::Shutdown, slot, entry);
+        }
+        if std::mem::replace(&mut connection.closing, true) {
+            return Ok(());
+        }
+        for chunk in std::mem::take(&mut connection.unsent) {
+            self.buffers.give_back(chunk.buffer);
+        }
+        self.push(Kind::Close, slot, opcode::Close::new(Fixed(slot)).build())
+    }
+
+    fn on_completion(&mut self, entry: &cqueue::Entry) -> io::Result<()> {
+        let (kind, slot) = (entry.user_data() >> 32, entry.user_data() as u32);
+        let result = entry.result();
+        if kind == Kind::Accept as u64 {
+            if let Ok(slot) = u32::try_from(result) {
+                self.connections[slot as usize] = Connection::default();
+                self.arm(slot)?;
+            }
+            return if cqueue::more(entry.flags()) { Ok(()) } else { self.accept() };
+        }
+        if kind == Kind::Receive as u64 {
+            self.on_receive(slot, result, entry.flags())
+        } else if kind == Kind::Send as u64 {
+            self.on_send(slot, result)
+        } else if kind == Kind::Poll as u64 {
+            self.receive_once(slot)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        self.accept()?;
+        let mut completions = Vec::with_capacity(COMPLETIONS as usize);
+        loop {
+            match self.ring.submit_and_wait(1) {
+                Err(error) if error.raw_os_error() != Some(libc::EINTR) => return Err(error),
+                _ => {}
+            }
+            completions.extend(self.ring.completion());
+            for entry in completions.drain(..) {
+                self.on_completion(&entry)?;
+            }
+            for slot in std::mem::take(&mut self.starved) {
+                let connection = &self.connections[slot as usize];
+                if !connection.ending && !connection.receiving {
+                    self.arm(slot)?;
+                }
+            }
+        }
+    }
+}
+
+/// A listener whose connections inherit TCP_NODELAY.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    let (one, fd) = (1_i32, listener.as_raw_fd());
+    let len = size_of::<i32>() as libc::socklen_t;
+    let value = std::ptr::from_ref(&one).cast();
+    // SAFETY: reads one integer from the stack.
+    if unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, value, len) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes two integers; a second listen only changes the backlog.
+    if unsafe { libc::listen(fd, 4_096) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(listener)
+}
+
+fn main() -> io::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(id) = arguments.core
+        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+    {
+        eprintln!("tidegate-floor-echo: cannot pin to core {id}");
+    }
+    let mut server = Server::new(&arguments)?;
+    println!("listening on {}", server.listener.local_addr()?);
+    server.run()
+}

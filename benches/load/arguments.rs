@@ -1,0 +1,248 @@
+//! The command line.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::sources::Spread;
+use crate::target::Target;
+
+/// Load generator for WebSocket servers, on io_uring. Exit code 0: the ledger balances and
+/// what was wanted happened; 1: it did not; 64: wrong usage; 69: io_uring is not available.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate-load", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Open connections, keep them, count what they receive
+    Hold(Hold),
+    /// Send messages, check that each echo is identical, measure latency and CPU
+    Echo(Echo),
+    /// Hold connections through a drain and record how and when each one ended
+    DrainWatch(DrainWatch),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// ws://HOST:PORT/PATH?QUERY
+    pub(crate) url: Target,
+    /// Connections to open
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..=16_000_000))]
+    pub(crate) connections: u64,
+    /// Threads, one ring each; more are added when a ring cannot hold its part
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub(crate) threads: u64,
+    /// Pin the threads to these cores in turn, for example 1,2 or 2-5
+    #[arg(long, value_parser = cores, default_value = "")]
+    pub(crate) cores: Cores,
+    /// Connections from one source address before the next is used
+    #[arg(long, value_name = "N", default_value_t = 500, conflicts_with = "sources")]
+    pub(crate) per_source: u64,
+    /// Use this many source addresses in turn
+    #[arg(long, value_name = "N")]
+    pub(crate) sources: Option<u64>,
+    /// First source address [on loopback: 127.0.1.1, elsewhere the kernel's choice]
+    #[arg(long, value_name = "IPV4")]
+    pub(crate) source_base: Option<Ipv4Addr>,
+    /// How long an attempt may take, from socket to 101
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub(crate) connect_timeout: Duration,
+    /// Process of the server: its CPU time is reported, and the run ends when it ends
+    #[arg(long, value_name = "PID")]
+    pub(crate) server_pid: Option<u32>,
+    /// Write the number of open connections to this file once every attempt has its answer
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// End without closing handshakes
+    #[arg(long)]
+    pub(crate) abandon: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Common {
+    pub(crate) fn spread(&self) -> Spread {
+        self.sources.map_or(Spread::PerSource(self.per_source), Spread::Sources)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hold {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Attempts per second [default: as fast as the server answers]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// How long to hold after the last answer [default: until Ctrl+C]
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub(crate) hold_for: Option<Duration>,
+    /// How many connections should be admitted [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) expect_admitted: Option<u64>,
+    /// Connections may be closed by the server while held
+    #[arg(long)]
+    pub(crate) allow_closed: bool,
+    /// Messages that each open connection should have received at the end
+    #[arg(long, value_name = "K")]
+    pub(crate) expect_messages: Option<u64>,
+    /// Check that every connection got every number once and in order: the JSON member KEY, or
+    /// the whole message if it is a number
+    #[arg(long, value_name = "KEY")]
+    pub(crate) check_sequence: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    Binary,
+    Text,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Echo {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Bytes of a message, without framing
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=16 << 20))]
+    pub(crate) payload: u32,
+    /// Kind of message
+    #[arg(long, value_enum, default_value = "binary")]
+    pub(crate) kind: Kind,
+    /// Messages of a connection that may be unanswered at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) in_flight: u32,
+    /// Messages per second over all connections, on a fixed schedule; latency then counts from
+    /// the time a message was due [default: each connection sends when its echo has come]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// Attempts per second [default: as fast as the server answers]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) open_rate: Option<f64>,
+    /// Length of the measured window
+    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) measure_for: Duration,
+    /// Load before the window
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub(crate) warm_up: Duration,
+    /// Plain TCP without WebSocket: exactly --payload bytes each way
+    #[arg(long)]
+    pub(crate) raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainWatch {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Attempts per second [default: as fast as the server answers]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// How long to wait for the end of all connections
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Connections that never read and never answer
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) stuck: u64,
+    /// Connections that send half a message at once and the rest when they get the notice
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) mid_message: u64,
+    /// Where those connect to
+    #[arg(long, value_name = "PATH", default_value = "/echo")]
+    pub(crate) mid_path: String,
+}
+
+/// Core numbers; a type of its own so that clap takes a whole list as one value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cores(pub(crate) Vec<usize>);
+
+fn cores(list: &str) -> Result<Cores, String> {
+    let number = |text: &str| {
+        text.trim().parse::<usize>().map_err(|_| format!("{text:?} is not a core number"))
+    };
+    let mut cores = Vec::new();
+    for part in list.split(',').filter(|part| !part.is_empty()) {
+        match part.split_once('-') {
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last)?);
+                if first > last || last - first > 4_096 {
+                    return Err(format!("{part:?} is not a range of cores"));
+                }
+                cores.extend(first..=last);
+            }
+            None => cores.push(number(part)?),
+        }
+    }
+    Ok(Cores(cores))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        _ => return Err(format!("unknown unit {unit:?}: use ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| String::from("want a time such as 30s"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
+        _ => Err(String::from("want a number above 0")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1_500)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("soon").is_err());
+        assert!(duration("3 weeks").is_err());
+    }
+
+    #[test]
+    fn lists_of_cores() {
+        assert_eq!(cores("1,3-5").unwrap().0, [1, 3, 4, 5]);
+        assert_eq!(cores("").unwrap().0, [0_usize; 0]);
+        assert!(cores("5-3").is_err());
+        assert!(cores("one").is_err());
+    }
+
+    #[test]
+    fn whole_command_lines() {
+        let line = "tidegate-load echo ws://127.0.0.1:1/echo -n 10 --rate 5 --for 2s --raw";
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        let Command::Echo(echo) = arguments.command else { panic!("echo") };
+        assert_eq!((echo.common.connections, echo.rate, echo.raw), (10, Some(5.0), true));
+        for wrong in [
+            "tidegate-load hold ws://127.0.0.1:1/",
+            "tidegate-load hold wss://127.0.0.1:1/ -n 1",
+            "tidegate-load hold ws://127.0.0.1:1/ -n 0",
+            "tidegate-load hold ws://127.0.0.1:1/ -n 1 --rate 0",
+        ] {
+            assert!(Arguments::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
+        }
+    }
+}

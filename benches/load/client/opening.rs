@@ -1,0 +1,174 @@
+//! From nothing to admitted: socket, bind, connect, upgrade; each step one completion.
+
+use std::time::{Duration, Instant};
+
+use tidegate::ring::{Errno, FileSlot, Operation, Ring, Token};
+
+use super::connection::{Connection, Stage};
+use super::core::{Core, LONGEST_SLEEP};
+use super::{Client, Scenario, upgrade};
+use crate::fate::{Failure, Fate, Step};
+
+impl<C: Default> Core<C> {
+    /// Starts the attempts that are due, and returns how long it is until the next one.
+    pub(super) fn open_due(&mut self) -> Duration {
+        if self.finished || self.next_index >= self.job.connections {
+            return LONGEST_SLEEP;
+        }
+        let elapsed = self.began.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
+        let due = match self.job.opens_per_second {
+            Some(rate) => ((elapsed * rate) as u64 + 1).min(self.job.connections),
+            None => self.job.connections,
+        };
+        let mut unanswered = self.ledger.attempts - self.ledger.answered();
+        while self.next_index < due && unanswered < self.job.max_opening {
+            self.next_index += 1;
+            unanswered += 1;
+            self.ledger.attempts += 1;
+            let now = Instant::now().duration_since(self.job.epoch);
+            self.opening_since.push_back(now.as_micros() as u64);
+            self.ring.start(Operation::Open { ipv6: self.job.address.is_ipv6() });
+        }
+        match self.job.opens_per_second {
+            Some(rate) if unanswered < self.job.max_opening => {
+                let next = self.next_index as f64 / rate - elapsed;
+                Duration::from_secs_f64(next.max(0.0)).min(LONGEST_SLEEP)
+            }
+            _ => LONGEST_SLEEP,
+        }
+    }
+
+    fn connect(&mut self, token: Token) {
+        if let Some(connection) = self.table.named(token) {
+            connection.stage = Stage::Opening(Step::Connect);
+            connection.sending = true;
+            self.ring.start(Operation::Connect(token, self.job.address));
+        }
+    }
+}
+
+impl<S: Scenario> Client<S> {
+    pub(super) fn on_opened(&mut self, result: Result<FileSlot, Errno>) {
+        let core = &mut self.core;
+        let Some(began_us) = core.opening_since.pop_front() else { return };
+        let slot = match result {
+            Ok(slot) => slot,
+            Err(Errno(errno)) => {
+                if !core.finished {
+                    core.ledger.settle(Fate::Failed(Failure::Errno(Step::Socket, errno)));
+                }
+                return;
+            }
+        };
+        let index = core.job.first_index + core.assigned;
+        core.assigned += 1;
+        let token = core.table.insert(slot, Connection::new(index, began_us));
+        if core.finished {
+            if let Some(connection) = core.table.at(slot) {
+                connection.settled = true;
+            }
+            return core.end(slot);
+        }
+        let timeout_us = core.job.connect_timeout.as_micros() as u64;
+        core.deadlines.push_back((began_us + timeout_us, token));
+        match core.job.sources.of(index) {
+            Some(source) => {
+                if let Some(connection) = core.table.at(slot) {
+                    connection.sending = true;
+                }
+                core.ring.start(Operation::Bind(token, source));
+            }
+            None => core.connect(token),
+        }
+    }
+
+    pub(super) fn on_bound(&mut self, token: Token, result: Result<(), Errno>) {
+        if !self.core.step_done(token) {
+            return;
+        }
+        match result {
+            Ok(()) => self.core.connect(token),
+            Err(Errno(errno)) => self.core.fail(token.slot, Failure::Errno(Step::Bind, errno)),
+        }
+    }
+
+    pub(super) fn on_connected(&mut self, token: Token, result: Result<(), Errno>) {
+        if !self.core.step_done(token) {
+            return;
+        }
+        match result {
+            Err(Errno(errno)) => {
+                self.core.fail(token.slot, Failure::Errno(Step::Connect, errno));
+            }
+            Ok(()) if self.core.job.raw => {
+                self.admit(token.slot);
+                self.read_on(token.slot);
+            }
+            Ok(()) => self.ask(token.slot),
+        }
+    }
+
+    /// Sends the upgrade request and waits for the answer.
+    fn ask(&mut self, slot: FileSlot) {
+        let Some(connection) = self.core.table.at(slot) else { return };
+        connection.stage = Stage::Opening(Step::Upgrade);
+        let path = self.scenario.path(connection.index);
+        let target = std::sync::Arc::clone(&self.core.job.target);
+        let mut key = String::new();
+        self.core.send_with(slot, |out| {
+            key = upgrade::ask(&target, path.unwrap_or(&target.path), out);
+        });
+        let connection = self.core.table.at(slot);
+        if let Some(opening) = connection.and_then(|connection| connection.opening.as_mut()) {
+            opening.key = key;
+        }
+        self.core.arm_receive(slot, true);
+    }
+
+    /// A part of the answer has arrived. Returns the bytes behind it once it is complete.
+    pub(super) fn on_answer(&mut self, slot: FileSlot, bytes: &[u8]) -> Option<Vec<u8>> {
+        let connection = self.core.table.at(slot)?;
+        let opening = connection.opening.as_mut()?;
+        opening.answer.extend_from_slice(bytes);
+        match upgrade::read(&opening.answer, &opening.key) {
+            upgrade::Answer::Incomplete => None,
+            upgrade::Answer::Bad => {
+                self.core.fail(slot, Failure::BadAnswer);
+                None
+            }
+            upgrade::Answer::Refused(status) => {
+                self.core.settle(slot, Fate::Refused(status));
+                self.core.end(slot);
+                None
+            }
+            upgrade::Answer::Admitted(end) => {
+                let rest = opening.answer.split_off(end);
+                self.admit(slot);
+                Some(rest)
+            }
+        }
+    }
+
+    fn admit(&mut self, slot: FileSlot) {
+        let now_us = self.core.now_us();
+        let Some(connection) = self.core.table.at(slot) else { return };
+        connection.stage = Stage::Open;
+        if let Some(opening) = connection.opening.take() {
+            let took = Duration::from_micros(now_us.saturating_sub(opening.began_us));
+            self.core.admissions.record(took);
+        }
+        self.core.ledger.admitted += 1;
+        self.scenario.on_open(&mut self.core, slot);
+    }
+
+    /// Gives up on attempts that have waited too long.
+    pub(super) fn expire_openings(&mut self) {
+        let now_us = self.core.now_us();
+        while let Some((_, token)) = self.core.deadlines.pop_front_if(|(due, _)| *due <= now_us) {
+            let stage = self.core.table.named(token).map(|connection| connection.stage);
+            if let Some(Stage::Opening(step)) = stage {
+                self.core.fail(token.slot, Failure::TimedOut(step));
+            }
+        }
+    }
+}

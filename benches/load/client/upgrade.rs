@@ -1,0 +1,62 @@
+//! The client's half of the upgrade: the request, and what the answer means.
+
+use tidegate::http::{request, response};
+use tungstenite::handshake::client::generate_key;
+
+use crate::target::Target;
+
+/// What has been answered so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The head is not complete.
+    Incomplete,
+    /// 101 that fits the request; frames begin at this byte.
+    Admitted(usize),
+    /// Another status.
+    Refused(u16),
+    /// Not HTTP, or a 101 that does not fit the request.
+    Bad,
+}
+
+/// Appends the upgrade request to `out` and returns its key.
+pub(super) fn ask(target: &Target, path: &str, out: &mut Vec<u8>) -> String {
+    let key = generate_key();
+    request::client_upgrade(&target.authority, path, &key, out);
+    key
+}
+
+/// Reads the answer to the request with `key`.
+pub(super) fn read(answer: &[u8], key: &str) -> Answer {
+    match response::parse_client(answer) {
+        Ok(None) => Answer::Incomplete,
+        Ok(Some(response)) if response.accepts(key) => Answer::Admitted(response.head_len),
+        Ok(Some(response)) if response.status == 101 => Answer::Bad,
+        Ok(Some(response)) => Answer::Refused(response.status),
+        Err(_) => Answer::Bad,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    const ADMITTED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x00";
+
+    #[test]
+    fn frames_begin_behind_the_head() {
+        assert_eq!(read(ADMITTED, KEY), Answer::Admitted(ADMITTED.len() - 2));
+        for cut in 0..ADMITTED.len() - 2 {
+            assert_eq!(read(&ADMITTED[..cut], KEY), Answer::Incomplete, "{cut}");
+        }
+    }
+
+    #[test]
+    fn other_answers() {
+        assert_eq!(read(ADMITTED, "x"), Answer::Bad, "an accept value for another key");
+        let busy = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n";
+        assert_eq!(read(busy, KEY), Answer::Refused(503));
+        assert_eq!(read(b"SSH-2.0-x\r\n\r\n", KEY), Answer::Bad);
+    }
+}
