@@ -155,6 +155,8 @@ impl Server {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_no_sqarray()
             .setup_cqsize(COMPLETIONS)
             .build(4_096)?;
         ring.submitter().register_files_sparse(arguments.connections)?;
