@@ -25,9 +25,10 @@ pub struct IpLimits {
     pub burst: u32,
     /// Connections open at the same time; 0 is no limit.
     pub max_concurrent: u32,
-    /// Sources remembered at the same time; attempts of further ones are refused. The table is
-    /// allocated at once so that it does not have to grow under load: 29 to 57 bytes for each,
-    /// most of which the kernel provides only when a bucket comes to lie there.
+    /// Sources remembered at the same time; attempts of further ones are refused. The table
+    /// doubles as sources come: 29 to 57 bytes for each at any time. A table of the final size
+    /// from the start would cost a page for each of the first sources, because they lie scattered
+    /// in it.
     pub max_sources: usize,
 }
 
@@ -93,7 +94,7 @@ impl IpBuckets {
     /// that collide.
     pub fn new(limits: IpLimits, hasher: RandomState) -> Self {
         Self {
-            table: HashTable::with_capacity(limits.max_sources),
+            table: HashTable::new(),
             hasher,
             pace: Pace::of(limits),
             max_sources: limits.max_sources,
@@ -104,12 +105,10 @@ impl IpBuckets {
 
     /// Changes the limits. What a source has used stays used, as time, but at most one burst of
     /// the new limits, counted from its next attempt: nobody waits for a limit that is gone.
-    /// Lowering `max_sources` removes nobody; raising it allocates.
+    /// Lowering `max_sources` removes nobody.
     pub fn set_limits(&mut self, limits: IpLimits) {
         self.pace = Pace::of(limits);
         self.max_sources = limits.max_sources;
-        let additional = limits.max_sources.saturating_sub(self.table.len());
-        self.table.reserve(additional, |bucket| self.hasher.hash_one(bucket.key));
     }
 
     /// Admits one connection of `source` and counts it until [`released`](Self::released).
