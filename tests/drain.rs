@@ -138,13 +138,9 @@ fn every_way_of_leaving_is_an_outcome_of_its_own() {
     std::thread::sleep(Duration::from_millis(300));
 
     server.signal(Signal::TERM);
-    for group in [
-        &mut acknowledge,
-        &mut end_without_answer,
-        &mut close_first,
-        &mut just_end,
-        &mut break_off,
-    ] {
+    for group in
+        [&mut acknowledge, &mut end_without_answer, &mut close_first, &mut just_end, &mut break_off]
+    {
         group.iter_mut().for_each(|client| drop(notice(client)));
     }
     for mut client in close_first {
@@ -523,8 +519,11 @@ fn after_a_kill_the_next_server_has_the_port_at_once() {
         let mut clients = clients(&server, 300);
         let killed = Instant::now();
         server.signal(Signal::KILL);
-        let settings =
-            ["server.shards=2", &format!("server.listen={listen}"), &format!("admin.listen={admin}")];
+        let settings = [
+            "server.shards=2",
+            &format!("server.listen={listen}"),
+            &format!("admin.listen={admin}"),
+        ];
         let next = Server::start(&settings);
         Client::connect(next.clients, "/echo").echo("served again");
         let took = killed.elapsed();

@@ -36,7 +36,8 @@ impl Random {
     /// Numbers for one input of a run.
     fn for_input(seed: u64, input: u64) -> Self {
         // Neighbouring inputs must not begin with similar numbers.
-        let mixed = (seed ^ input.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed =
+            (seed ^ input.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self((mixed ^ (mixed >> 31)) | 1)
     }
 
@@ -81,9 +82,24 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
             6 => {
                 // Bytes that mean something in one of the two languages.
                 let special = random.one_of(&[
-                    &b"\r\n"[..], b"\n", b"\r\n\r\n", b" ", b"\t", b":", b",", b"\0", b"\x80",
-                    b"\x7f", b"\xff\xff\xff\xff\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"?", b"//",
-                    b"Host: a\r\n", b"Content-Length: 1\r\n", b"Upgrade: h2c\r\n", b"\x88\x00",
+                    &b"\r\n"[..],
+                    b"\n",
+                    b"\r\n\r\n",
+                    b" ",
+                    b"\t",
+                    b":",
+                    b",",
+                    b"\0",
+                    b"\x80",
+                    b"\x7f",
+                    b"\xff\xff\xff\xff\xff\xff\xff\xff",
+                    b"\x00\x00\x00\x00",
+                    b"?",
+                    b"//",
+                    b"Host: a\r\n",
+                    b"Content-Length: 1\r\n",
+                    b"Upgrade: h2c\r\n",
+                    b"\x88\x00",
                 ]);
                 bytes.splice(at..at, special.iter().copied());
             }

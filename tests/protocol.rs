@@ -323,6 +323,21 @@ fn a_silent_client_is_pinged_and_then_cut() {
 }
 
 #[test]
+fn pings_come_at_their_interval_also_when_the_timeout_is_longer() {
+    let server = Server::start(&[
+        "server.shards=1",
+        "keepalive.ping_interval_ms=100",
+        "keepalive.timeout_ms=60000",
+    ]);
+    let mut client = Client::connect(server.clients, "/echo");
+    for _ in 0..4 {
+        let ping = client.frame();
+        assert_eq!(ping.opcode(), PING);
+        client.send(&frame(FIN | PONG, &ping.payload));
+    }
+}
+
+#[test]
 fn a_client_that_answers_its_pings_stays() {
     let server = Server::start(&[
         "server.shards=1",

@@ -209,7 +209,11 @@ fn a_port_that_is_taken_is_named_with_how_to_find_who_has_it() {
 fn a_second_server_does_not_take_a_share_of_the_first_ones_clients() {
     let first = Server::start(&["server.shards=2"]);
     let setting = format!("server.listen={}", first.clients);
-    check(command(&[&setting]), UNAVAILABLE, &["cannot listen on server.listen", "another process"]);
+    check(
+        command(&[&setting]),
+        UNAVAILABLE,
+        &["cannot listen on server.listen", "another process"],
+    );
     for _ in 0..20 {
         Client::connect(first.clients, "/echo").echo("served by the first");
     }

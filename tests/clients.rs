@@ -1,0 +1,215 @@
+//! Clients that nobody here wrote get along with the server: PyPI's `websockets`, npm's `ws`, and
+//! a real browser. Text, binary and fragmented messages, 16 MiB of them, pings both ways, a clean
+//! close, and on SIGTERM the notice, the goodbye and 1001. S2.3, S2.15, S3.22.
+//!
+//! The clients are installed under target/ by `scripts/test --prepare`, which runs by itself if
+//! they are not there; without them these tests fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use support::server::Server;
+
+/// For one step of a client on a busy machine: starting a browser, echoing 16 MiB.
+const STEP: Duration = Duration::from_secs(90);
+
+/// Longer than a client that answers no ping would be kept.
+const SILENT_SECONDS: &str = "3.2";
+
+const KEEPALIVE: [&str; 2] = ["keepalive.ping_interval_ms=300", "keepalive.timeout_ms=2000"];
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Where the clients are installed.
+fn installed(path: &str) -> PathBuf {
+    static PREPARED: Once = Once::new();
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-clients");
+    PREPARED.call_once(|| {
+        let prepare = Command::new(repository("scripts/test"))
+            .arg("--prepare")
+            .env("TEST_CLIENTS", &directory)
+            .stdin(Stdio::null())
+            .output()
+            .expect("scripts/test");
+        let said = String::from_utf8_lossy(&prepare.stderr);
+        assert!(prepare.status.success(), "scripts/test --prepare: {said}");
+    });
+    directory.join(path)
+}
+
+/// A client as a process, and what it reports.
+struct Visitor {
+    child: Child,
+    reports: Receiver<Value>,
+}
+
+impl Visitor {
+    fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (sender, reports) = channel();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let report = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                // The test may have ended.
+                let _ = sender.send(report);
+            }
+        });
+        Self { child, reports }
+    }
+
+    /// The next report, which must be of this step.
+    #[track_caller]
+    fn step(&self, name: &str) -> Value {
+        let report = self.reports.recv_timeout(STEP);
+        let report = report.unwrap_or_else(|error| panic!("waiting for {name}: {error}"));
+        assert_eq!(report["step"], name, "{report}");
+        report
+    }
+
+    /// Steps that have nothing more to say.
+    #[track_caller]
+    fn steps(&self, names: &[&str]) {
+        for name in names {
+            self.step(name);
+        }
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The drain as a client sees it, and the end of the server.
+#[track_caller]
+fn check_drain(mut server: Server, visitor: &Visitor) -> Value {
+    visitor.step("waiting");
+    server.signal(Signal::TERM);
+    let told = visitor.step("told");
+    assert_eq!(told["code"], 1001, "{told}");
+    let texts: Vec<Value> = told["texts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|text| serde_json::from_str(text.as_str().unwrap()).unwrap())
+        .collect();
+    let [notice, bye] = &texts[..] else { panic!("{texts:?}") };
+    assert_eq!(
+        (&notice["type"], &notice["reason"]),
+        (&"server.shutdown".into(), &"SIGTERM".into())
+    );
+    assert!(notice["reconnect_after_ms"].is_u64(), "{notice}");
+    assert_eq!((&bye["bye"], &bye["total"]), (&true.into(), &1.into()));
+    let (code, last_words) = server.ended();
+    assert_eq!(code, Some(0));
+    let outcomes = support::server::outcomes(&last_words);
+    assert_eq!(outcomes["close_acknowledged"], 1, "the library answers Close: {outcomes:?}");
+    told
+}
+
+fn server(more: &[&str]) -> Server {
+    let message = "server.max_message_bytes=16777216";
+    Server::start(&[&[message][..], &KEEPALIVE, more].concat())
+}
+
+fn url(server: &Server) -> String {
+    format!("ws://{}/echo", server.clients)
+}
+
+#[test]
+fn websockets_from_pypi() {
+    let python = installed("venv/bin/python");
+    let _alone = support::alone();
+    let server = server(&[]);
+    let mut command = Command::new(python);
+    command.arg(repository("tests/clients/websockets_client.py"));
+    command.args([&url(&server), SILENT_SECONDS]);
+    let visitor = Visitor::start(command);
+    visitor.steps(&["short", "fragmented", "long", "ping_answered", "stayed"]);
+    assert_eq!(visitor.step("closed")["code"], 1000);
+    check_drain(server, &visitor);
+}
+
+/// A program for Node.js that finds the installed packages.
+fn node(script: &str) -> Command {
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", installed("node_modules")).arg(repository(script));
+    command
+}
+
+#[test]
+fn ws_from_npm() {
+    let mut command = node("tests/clients/ws_client.cjs");
+    let _alone = support::alone();
+    let server = server(&[]);
+    let visitor = Visitor::start({
+        command.args([&url(&server), SILENT_SECONDS]);
+        command
+    });
+    visitor.steps(&["short", "fragmented", "long", "ping_answered"]);
+    let pings = visitor.step("stayed")["pings"].as_u64();
+    assert!(pings >= Some(3), "{pings:?} pings in all that silence");
+    assert_eq!(visitor.step("closed")["code"], 1000);
+    check_drain(server, &visitor);
+}
+
+#[test]
+fn a_real_browser() {
+    let mut command = node("tests/clients/browser.cjs");
+    let _alone = support::alone();
+    let pages = serve_pages();
+    let origin = format!("http://{pages}");
+    // The same page by another name is another origin.
+    let other = format!("http://localhost:{}/", pages.port());
+    let server = server(&[&format!("server.allowed_origins={origin}")]);
+    command.args([&url(&server), SILENT_SECONDS, &format!("{origin}/"), &other]);
+    let visitor = Visitor::start(command);
+    assert_eq!(visitor.step("other_origin")["refused"], true);
+    visitor.steps(&["short", "long", "stayed"]);
+    let closed = visitor.step("closed");
+    assert_eq!((&closed["code"], &closed["wasClean"]), (&1000.into(), &true.into()));
+    let told = check_drain(server, &visitor);
+    assert_eq!(told["wasClean"], true);
+}
+
+/// Serves an empty page to whoever asks for anything.
+fn serve_pages() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                // A browser opens connections that it does not use.
+                if matches!(stream.read(&mut [0; 4096]), Ok(1..)) {
+                    let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\
+                                Content-Length: 15\r\nConnection: close\r\n\r\n<!doctype html>";
+                    let _ = stream.write_all(page.as_bytes());
+                }
+            });
+        }
+    });
+    address
+}
