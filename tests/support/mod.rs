@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod http;
 pub(crate) mod judge;
 pub(crate) mod seccomp;
 pub(crate) mod server;

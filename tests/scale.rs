@@ -1,0 +1,180 @@
+//! What holds for a few connections holds for very many: 100,000 are held by one process with
+//! the descriptors of an ordinary limit, a publication reaches each of 20,000 clients exactly
+//! once and in order, and 20,000 leave a draining server with one outcome each. The clients are
+//! `tidegate-load`, whose ledger must balance with the server's counters.
+//! S0.1, S0.4, S0.52, S2.2, S2.15, S3.7 to S3.10, S4.52.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
+use serde_json::{Value, json};
+use support::server::{Server, outcomes};
+use support::{PATIENCE, alone, eventually, http};
+
+/// `tidegate-load` at work.
+struct Load {
+    child: Child,
+    ready: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Load {
+    fn start(command: &str, url: &str, arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let ready = directory.path().join("ready");
+        let child = Command::new(env!("CARGO_BIN_EXE_tidegate-load"))
+            .args([command, url, "--json", "--ready-file"])
+            .arg(&ready)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the load tool starts");
+        Self { child, ready, _directory: directory }
+    }
+
+    /// Waits until every attempt has its answer; returns how many connections are open.
+    fn opened(&mut self) -> u64 {
+        let started = Instant::now();
+        while !self.ready.exists() {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the load tool ended: {ended:?}");
+            assert!(started.elapsed() < 6 * PATIENCE, "not all attempts were answered in time");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::fs::read_to_string(&self.ready).unwrap().trim().parse().unwrap()
+    }
+
+    /// Asks it to end and report.
+    fn stop(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+    }
+
+    /// Waits for its end and returns its report, which must say that all is well.
+    fn report(self) -> Value {
+        let output = self.child.wait_with_output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(output.status.success(), "{report}");
+        assert_eq!(report["ledger"]["balanced"], true, "{report}");
+        report
+    }
+}
+
+/// The sum of a metric over all its labels.
+fn metric(server: &Server, name: &str) -> u64 {
+    let page = http::get(server.admin, "/metrics");
+    let values = page.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next().unwrap().parse::<f64>())?.ok()
+    });
+    values.sum::<f64>() as u64
+}
+
+/// Established connections of the server, as the kernel counts them; the address keeps out
+/// clients that happen to have the same port.
+fn established(server: SocketAddr) -> usize {
+    let output = Command::new("ss")
+        .args(["-Htn", "state", "established", "src", &server.to_string()])
+        .output()
+        .expect("ss");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// Shards for so many connections under this machine's limit of descriptors, which counts for
+/// each of them, with a fifth to spare for uneven hashing.
+fn shards_for(connections: u64) -> String {
+    let limit = getrlimit(Resource::Nofile);
+    let files = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
+    format!("server.shards={}", (connections * 6 / 5).div_ceil(files - 320).max(4))
+}
+
+#[test]
+fn a_hundred_thousand_connections_are_held_counted_and_drained() {
+    let _alone = alone();
+    let report_directory = tempfile::tempdir().unwrap();
+    let report_file = report_directory.path().join("report.json");
+    let report_setting = format!("shutdown.report_file={}", report_file.display());
+    let mut server = Server::start(&[&shards_for(100_000), &report_setting]);
+    let url = format!("ws://{}/ws?channel=a", server.clients);
+    let mut load = Load::start("drain-watch", &url, &["-n", "100000", "--timeout", "90s"]);
+    assert_eq!(load.opened(), 100_000);
+
+    assert_eq!(metric(&server, "tidegate_connections"), 100_000);
+    assert_eq!(established(server.clients), 100_000);
+    let descriptors = Path::new("/proc").join(server.pid().to_string()).join("fd");
+    let descriptors = descriptors.read_dir().unwrap().count();
+    assert!(descriptors < 100, "{descriptors} descriptors: connections must not use any");
+
+    let (code, last_words) = server.drain();
+    let report = load.report();
+    assert_eq!(code, Some(0), "{last_words}");
+    assert_eq!(last_words["connections_at_start"], 100_000);
+    assert_eq!(outcomes(&last_words)["close_acknowledged"], 100_000);
+    assert_eq!(report["ledger"]["ended_by_reason"], json!({ "code 1001": 100_000 }));
+    assert_eq!(report["drain"]["notices"], 100_000);
+    assert_eq!(report["drain"]["byes"], 100_000);
+    let written: Value = serde_json::from_slice(&std::fs::read(&report_file).unwrap()).unwrap();
+    assert_eq!(written["outcomes"]["close_acknowledged"], 100_000);
+    assert_eq!(written["forced"], false);
+}
+
+#[test]
+fn a_publication_reaches_each_of_20000_clients_exactly_once_and_in_order() {
+    const PUBLICATIONS: u64 = 50;
+    let _alone = alone();
+    let server = Server::start(&["server.shards=4"]);
+    let url = format!("ws://{}/ws?channel=news", server.clients);
+    let expected = PUBLICATIONS.to_string();
+    let arguments =
+        ["-n", "20000", "--for", "600s", "--check-sequence", "seq", "--expect-messages", &expected];
+    let mut load = Load::start("hold", &url, &arguments);
+    assert_eq!(load.opened(), 20_000);
+    for shard in 0..4 {
+        let label = format!("tidegate_connections{{shard=\"{shard}\"}}");
+        assert!(metric(&server, &label) > 0, "every shard has some");
+    }
+    for seq in 1..=PUBLICATIONS {
+        let body = json!({ "channel": "news", "data": { "seq": seq, "text": "tide" } });
+        assert_eq!(http::post(server.admin, "/api/publish", &body), json!({ "result": {} }));
+    }
+    eventually("all deliveries are given to the kernel", || {
+        metric(&server, "tidegate_messages_sent_total") == 20_000 * PUBLICATIONS
+    });
+    load.stop();
+    let report = load.report();
+    assert_eq!(report["held"]["messages"], 20_000 * PUBLICATIONS, "{report}");
+    assert_eq!(report["held"]["messages_per_open_connection_min"], PUBLICATIONS);
+    assert_eq!(report["sequence"]["missing"], 0);
+    assert_eq!(report["sequence"]["repeated_or_late"], 0);
+    assert_eq!(report["sequence"]["connections"], 20_000);
+}
+
+#[test]
+fn twenty_thousand_leave_with_one_outcome_each() {
+    let _alone = alone();
+    let mut server = Server::start(&["server.shards=4", "shutdown.drain_ms=10000"]);
+    let url = format!("ws://{}/ws", server.clients);
+    let arguments = ["-n", "20000", "--stuck", "500", "--mid-message", "500", "--timeout", "60s"];
+    let mut load = Load::start("drain-watch", &url, &arguments);
+    assert_eq!(load.opened(), 20_000);
+    let (code, last_words) = server.drain();
+    let report = load.report();
+    assert_eq!(code, Some(0), "{last_words}");
+    assert_eq!(last_words["connections_at_start"], 20_000);
+    let outcomes = outcomes(&last_words);
+    assert_eq!(outcomes.values().sum::<u64>(), 20_000, "{outcomes:?}");
+    assert_eq!((outcomes["close_acknowledged"], outcomes["forced"]), (19_500, 500));
+    let drain = &report["drain"];
+    assert_eq!(drain["notices"], 19_500, "{report}");
+    assert_eq!(drain["byes"], 19_500);
+    assert_eq!(drain["mid_message_replied"], 500, "what was in flight was answered");
+    assert_eq!(drain["stuck_ended_by_reason"], json!({ "reset": 500 }));
+}
