@@ -70,7 +70,7 @@ pub struct ShardMetrics {
     pub admission_refused: [Count; REFUSAL_LABELS.len()],
     /// Data messages from clients.
     pub messages_received: Count,
-    /// Data messages given to the kernel for clients.
+    /// Data messages queued for clients.
     pub messages_sent: Count,
     /// Payload and header bytes from clients, after the upgrade.
     pub bytes_received: Count,

@@ -178,3 +178,22 @@ fn twenty_thousand_leave_with_one_outcome_each() {
     assert_eq!(drain["mid_message_replied"], 500, "what was in flight was answered");
     assert_eq!(drain["stuck_ended_by_reason"], json!({ "reset": 500 }));
 }
+
+#[test]
+fn above_the_table_of_descriptors_everybody_gets_an_answer() {
+    let _alone = alone();
+    let server = Server::start(&["server.shards=1", "server.direct_descriptors=1000"]);
+    let url = format!("ws://{}/ws", server.clients);
+    // 320 of the thousand are kept for refusals and for accepts in flight.
+    let load =
+        Load::start("hold", &url, &["-n", "5000", "--for", "1s", "--expect-admitted", "680"]);
+    let report = load.report();
+    assert_eq!(report["ledger"]["admitted"], 680, "{report}");
+    assert_eq!(report["ledger"]["refused_by_status"], json!({ "503": 4320 }));
+    assert_eq!(report["ledger"]["failed"], 0, "nobody was dropped without a word");
+    assert_eq!(metric(&server, "tidegate_admission_refused_total"), 4320);
+    // The places come free again.
+    eventually("the 680 have left", || metric(&server, "tidegate_connections") == 0);
+    let again = Load::start("hold", &url, &["-n", "680", "--for", "1s"]).report();
+    assert_eq!(again["ledger"]["admitted"], 680);
+}

@@ -145,10 +145,9 @@ impl<R: Ring> Shard<R> {
             total += 1;
             if connection.state == State::Handshake {
                 connection.facts.note(Facts::REFUSED_LATE);
-                connection.state = State::TurnedAway;
+                connection.reason = Some(CloseReason::HandshakeRefused);
                 let refusal = RefusalReason::Draining.to_refusal(limits::RETRY_AFTER_MS);
-                let answer = super::BeforeUpgrade::TurnedAway(refusal);
-                self.before_upgrade.insert(slot, answer);
+                self.refuse(token, &refusal, false);
             }
         }
         self.metrics.drain_started_with.set(total);
