@@ -105,8 +105,10 @@ fn run(config: Arc<Config>) -> Result<ShutdownReport, NotStarted> {
         .forward(commands)
         .map_err(|error| NotStarted::unavailable(format!("signal thread: {error}")))?;
 
+    let coordinator = Coordinator::new(state, inbox, shards.postboxes.clone());
+    coordinator.open();
     say_hello(&config, &capacity, address, admin_address);
-    let report = Coordinator::new(state, inbox, shards.postboxes.clone()).run();
+    let report = coordinator.run();
     finish(&config, &report, shards);
     Ok(report)
 }

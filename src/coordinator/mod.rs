@@ -103,10 +103,13 @@ impl Coordinator {
         }
     }
 
-    /// Runs the server from here to its end; returns the final report, whose exit code is the
-    /// process's.
-    pub fn run(mut self) -> ShutdownReport {
+    /// The server serves from here on.
+    pub fn open(&self) {
         self.state.enter(Phase::Running);
+    }
+
+    /// Leads the server to its end; returns the final report, whose exit code is the process's.
+    pub fn run(mut self) -> ShutdownReport {
         while self.state.phase() != Phase::Stopped {
             let wait = if self.shutdown.is_some() { LOOK_AROUND } else { IDLE_LOOK_AROUND };
             match self.commands.recv_timeout(wait) {

@@ -21,6 +21,7 @@ pub(crate) struct Server {
     pub(crate) clients: SocketAddr,
     /// Where the admin API is.
     pub(crate) admin: SocketAddr,
+    panic_expected: bool,
 }
 
 /// What every server here is started with, unless a test sets it otherwise: free ports, `/echo`,
@@ -63,13 +64,19 @@ impl Server {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
         let log = Log::collect(child.stderr.take().expect("a pipe"));
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut server = Self { child, log, clients: unspecified, admin: unspecified };
+        let mut server =
+            Self { child, log, clients: unspecified, admin: unspecified, panic_expected: false };
         let serves = server.wait_for_log("Tidegate serves WebSocket clients");
         server.clients = text(&serves, "clients").parse().expect("an address");
         let figures = server.wait_for_log("figures: curl http://");
         let address = text(&figures, "message").split(['/', ' ']).nth(4).map(str::parse);
         server.admin = address.expect("an address").expect("an address");
         server
+    }
+
+    /// A panic in the log is what this test is about.
+    pub(crate) fn expect_panic(&mut self) {
+        self.panic_expected = true;
     }
 
     /// The process id.
@@ -148,7 +155,7 @@ impl Drop for Server {
             let from = lines.len().saturating_sub(40);
             eprintln!("--- the server's log, last lines\n{}", lines[from..].join("\n"));
         } else {
-            assert!(panics.is_empty(), "the server panicked: {panics:?}");
+            assert_eq!(!panics.is_empty(), self.panic_expected, "panics: {panics:?}");
         }
     }
 }

@@ -1,0 +1,91 @@
+//! What the server survives of its own: a shard that panics takes its connections with it but
+//! leaves nobody hanging, the others are drained, and the process ends with 1 so that a
+//! supervisor restarts it; a shard that stalls delays nobody else, and says so.
+//! S4.9, S4.71.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::server::{Server, text};
+use support::wire::{CLOSE, Client, End, FIN, Next, close_payload, frame};
+use support::{eventually, http};
+
+fn shards(server: &Server) -> Vec<Value> {
+    let shards: Value = serde_json::from_str(&http::get(server.admin, "/api/v1/shards")).unwrap();
+    shards["shards"].as_array().expect("a list").clone()
+}
+
+fn inject(server: &Server, fault: &Value) {
+    http::post(server.admin, "/api/v1/debug/fault", fault);
+}
+
+#[test]
+fn a_panic_in_a_shard_ends_the_server_in_order() {
+    let mut server = Server::start(&["server.shards=2", "debug.fault_injection=true"]);
+    server.expect_panic();
+    let mut clients: Vec<_> = (0..60).map(|_| Client::connect(server.clients, "/echo")).collect();
+    let on_first = shards(&server)[0]["connections"].as_u64().unwrap();
+    assert!((1..60).contains(&on_first), "both shards have clients: {on_first}");
+    let started = Instant::now();
+    inject(&server, &json!({ "shard": 0, "fault": "panic" }));
+
+    let (mut cut, mut told) = (0, 0);
+    for client in &mut clients {
+        match client.next() {
+            Next::End(_) => cut += 1,
+            Next::Frame(notice) => {
+                let notice: Value = serde_json::from_str(notice.text()).unwrap();
+                assert_eq!(
+                    (&notice["type"], &notice["reason"]),
+                    (&json!("server.shutdown"), &json!("failure"))
+                );
+                assert!(client.frame().text().contains("\"bye\":true"));
+                assert_eq!(client.frame().close_code(), Some(1001));
+                client.send(&frame(FIN | CLOSE, &close_payload(1001, "")));
+                assert_eq!(client.next(), Next::End(End::Closed));
+                told += 1;
+            }
+        }
+    }
+    assert_eq!((cut, told), (on_first, 60 - on_first), "nobody is left hanging");
+    let (code, last_words) = server.ended();
+    assert_eq!(code, Some(1), "{last_words}");
+    // shutdown.force_timeout_ms, with room for a busy machine.
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let panic = server.wait_for_log("panic: injected");
+    assert!(text(&panic, "place").contains("src/shard/"), "{panic}");
+    assert!(text(&panic, "backtrace").contains("tidegate::shard"), "{panic}");
+    assert_eq!(text(&panic, "thread"), "tidegate-shard-0");
+}
+
+#[test]
+fn a_stalled_shard_delays_nobody_else_and_is_seen() {
+    let server = Server::start(&["server.shards=2", "debug.fault_injection=true"]);
+    // Which shard a client is on shows in the counts, one client at a time.
+    let mut on_second = loop {
+        let client = Client::connect(server.clients, "/echo");
+        if shards(&server)[1]["connections"].as_u64() == Some(1) {
+            break client;
+        }
+    };
+    const STALL: Duration = Duration::from_millis(1_500);
+    let started = Instant::now();
+    inject(&server, &json!({ "shard": 0, "fault": "stall", "ms": STALL.as_millis() as u64 }));
+    let mut echoes = 0;
+    while started.elapsed() < STALL / 2 {
+        on_second.echo("while the other stands still");
+        echoes += 1;
+    }
+    assert!(echoes > 10, "only {echoes} echoes beside a stalled shard");
+    eventually("the stall is in the figures", || {
+        let page = http::get(server.admin, "/metrics");
+        let stall = page
+            .lines()
+            .find_map(|line| line.strip_prefix("tidegate_shard_stall_seconds{shard=\"0\"} "));
+        stall.expect("the metric").parse::<f64>().unwrap() >= 1.4
+    });
+}
