@@ -108,7 +108,8 @@ fn keepalive(connection: &Connection, now: u32, limits: &Deadlines) -> Due {
         };
     }
     match passed(connection.heard_tick, limits.ping_interval, now) {
-        Ok(()) => Due::Ping(now.wrapping_add(limits.pong_timeout)),
+        // If the pong has come by then, the next interval counts from it.
+        Ok(()) => Due::Ping(now.wrapping_add(limits.pong_timeout.min(limits.ping_interval))),
         Err(at) => Due::Later(at),
     }
 }

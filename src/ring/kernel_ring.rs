@@ -364,6 +364,14 @@ impl Ring for KernelRing {
         self.buffers.give_back(received);
     }
 
+    fn let_nobody_begin(&mut self) {
+        let listener = self.listener.as_ref().map(AsRawFd::as_raw_fd);
+        if let Some(Err(error)) = listener.map(crate::sys::listener::let_nobody_begin) {
+            // The last to connect may then be reset, as with any server that closes.
+            tracing::warn!(%error, "the listener cannot be told to let nobody begin");
+        }
+    }
+
     fn backlog_is_empty(&self) -> bool {
         let listener = self.listener.as_ref().map(AsRawFd::as_raw_fd);
         listener.is_none_or(crate::sys::listener::backlog_is_empty)

@@ -50,6 +50,9 @@ pub trait Ring {
     /// Gives a receive buffer back to the kernel. Each [`Received`] must end here.
     fn give_back(&mut self, received: Received);
 
+    /// Lets no new connection begin; those that have begun are still accepted.
+    fn let_nobody_begin(&mut self);
+
     /// True when no connection waits to be accepted.
     fn backlog_is_empty(&self) -> bool;
 

@@ -29,8 +29,10 @@ pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(5);
 /// When connections are forced: the time they have to read their Close before they are cut.
 const LAST_MOMENT: Duration = Duration::from_millis(300);
 
-/// How long the end waits for refused connections to read their answer.
-const LAST_ANSWERS_MS: u64 = 250;
+/// When the listener lets nobody begin any more: the time that connections which have begun get
+/// to complete, and at most to be answered.
+const LAST_ARRIVALS_MS: u64 = 50;
+const LAST_ANSWERS_MS: u64 = 500;
 
 /// The drain of this shard.
 #[derive(Debug)]
@@ -119,7 +121,10 @@ impl<R: Ring> Shard<R> {
             match order.phase {
                 Phase::Draining => drain.closing_since = Some(now),
                 Phase::Forcing => drain.forcing_since = Some(now),
-                Phase::Flushing | Phase::Stopped => drain.stopping_since = Some(now),
+                Phase::Flushing | Phase::Stopped => {
+                    drain.stopping_since = Some(now);
+                    self.ring.let_nobody_begin();
+                }
                 _ => {}
             }
         }
@@ -303,6 +308,6 @@ impl<R: Ring> Shard<R> {
         };
         let waited_ms = self.now.since(since).as_millis() as u64;
         let all_gone = self.connections.live() == 0 && self.ring.backlog_is_empty();
-        all_gone || waited_ms >= LAST_ANSWERS_MS
+        waited_ms >= LAST_ARRIVALS_MS && all_gone || waited_ms >= LAST_ANSWERS_MS
     }
 }

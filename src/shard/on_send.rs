@@ -4,7 +4,7 @@ use super::Shard;
 use super::on_receive::Listen;
 use crate::close_reason::CloseReason;
 use crate::connection::outbound::Outbound;
-use crate::connection::{InFlight, State};
+use crate::connection::{Facts, InFlight, State};
 use crate::limits;
 use crate::ring::{Errno, Frame, Operation, Ring, SendBatch, Token};
 
@@ -59,6 +59,10 @@ impl<R: Ring> Shard<R> {
         }
         match next {
             Some(batch) => {
+                // More waits, so room came only because the client takes what it is sent: a
+                // sign of life, also if its pong is stuck behind a long reply.
+                connection.heard_tick = tick;
+                connection.facts.forget(Facts::AWAITING_PONG);
                 connection.in_flight.begin(InFlight::SEND);
                 self.ring.start(Operation::Send(token, batch));
             }

@@ -59,6 +59,41 @@ pub fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
     local_address(socket.as_raw_fd())
 }
 
+/// Lets no new connection begin, but those that have begun complete: drops every segment that
+/// has SYN and not ACK. A client whose SYN is dropped sends it again after a second and then
+/// meets whoever listens by then, where closing at once would reset what had just been accepted.
+///
+/// # Errors
+/// ENOMEM.
+pub fn let_nobody_begin(listener: RawFd) -> io::Result<()> {
+    const FLAGS: u32 = 13; // offset in the TCP header
+    const SYN: u32 = 0x02;
+    const SYN_OR_ACK: u32 = 0x12;
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut steps = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN_OR_ACK),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: the kernel copies the program, which lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            listener,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            std::ptr::from_ref(&program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// True when no connection waits to be accepted.
 pub fn backlog_is_empty(listener: RawFd) -> bool {
     let mut poll = libc::pollfd { fd: listener, events: libc::POLLIN, revents: 0 };
