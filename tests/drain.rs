@@ -13,18 +13,19 @@ mod support;
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::server::{Server, command, outcomes, text};
 use support::wire::{
     self, CLOSE, CONTINUATION, Client, End, FIN, Frame, Next, Response, TEXT, close_payload, frame,
     upgrade_request,
 };
-use support::{PATIENCE, eventually, socket};
+use support::{PATIENCE, socket};
 
 fn clients(server: &Server, count: usize) -> Vec<Client> {
     (0..count).map(|_| Client::connect(server.clients, "/echo")).collect()
@@ -538,20 +539,26 @@ fn after_a_kill_the_next_server_has_the_port_at_once() {
 
 #[test]
 fn a_signal_while_the_server_starts_is_obeyed() {
-    for delay_us in [0, 500, 1000, 2000, 4000, 8000, 16_000] {
-        let mut child =
-            command(&[]).stderr(std::process::Stdio::null()).spawn().expect("the binary starts");
+    for delay_us in [0, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 16_000] {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut child = command(&[]).stderr(log.reopen().unwrap()).spawn().unwrap();
         std::thread::sleep(Duration::from_micros(delay_us));
-        let pid = rustix::process::Pid::from_child(&child);
-        kill_process(pid, Signal::TERM).unwrap();
-        let mut status = None;
-        eventually("the process ends", || {
-            status = child.try_wait().unwrap();
-            status.is_some()
-        });
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let signalled = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if signalled.elapsed() > PATIENCE {
+                let log = std::fs::read_to_string(log.path()).unwrap();
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("a signal after {delay_us} us was lost; the log: {log:?}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
         // Before the first line of main the signal ends the process without a word.
-        let status = status.unwrap();
-        let by_signal = std::os::unix::process::ExitStatusExt::signal(&status) == Some(15);
+        let by_signal = status.signal() == Some(15);
         assert!(status.code() == Some(0) || by_signal, "{delay_us}: {status}");
     }
 }
