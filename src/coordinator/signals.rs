@@ -7,6 +7,10 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::command::Command;
+use crate::sys::signal_mask;
+
+/// The signals that stop the server.
+const STOPPING: [i32; 3] = [SIGTERM, SIGINT, SIGUSR2];
 
 /// Signals that have been caught since [`catch`]; none is lost before [`Caught::forward`].
 #[derive(Debug)]
@@ -18,7 +22,10 @@ pub struct Caught(Signals);
 /// # Errors
 /// What sigaction answers.
 pub fn catch() -> io::Result<Caught> {
-    Ok(Caught(Signals::new([SIGTERM, SIGINT, SIGUSR2])?))
+    // Held back meanwhile: one that came between the handler's installation and its readiness
+    // would be swallowed.
+    let signals = signal_mask::with_blocked(&STOPPING, || Signals::new(STOPPING))??;
+    Ok(Caught(signals))
 }
 
 impl Caught {

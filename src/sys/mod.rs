@@ -8,4 +8,5 @@ pub mod event_fd;
 pub mod kernel;
 pub mod listener;
 pub mod rlimit;
+pub mod signal_mask;
 pub mod socket_address;
