@@ -10,7 +10,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::server::{Server, text};
+use support::server::{Server, outcomes, text};
 use support::wire::{CLOSE, Client, End, FIN, Next, close_payload, frame};
 use support::{eventually, http};
 
@@ -60,6 +60,31 @@ fn a_panic_in_a_shard_ends_the_server_in_order() {
     assert!(text(&panic, "place").contains("src/shard/"), "{panic}");
     assert!(text(&panic, "backtrace").contains("tidegate::shard"), "{panic}");
     assert_eq!(text(&panic, "thread"), "tidegate-shard-0");
+}
+
+#[test]
+fn without_its_coordinator_the_server_serves_and_is_stopped_in_order() {
+    let mut server = Server::start(&["server.shards=2", "debug.fault_injection=true"]);
+    server.expect_panic();
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.clients, "/echo")).collect();
+    // Standing still, it is not missed.
+    inject(&server, &json!({ "fault": "stall", "ms": 1000 }));
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(500) {
+        clients.iter_mut().for_each(|client| client.echo("without a coordinator"));
+    }
+    inject(&server, &json!({ "fault": "panic" }));
+    for client in &mut clients {
+        let notice: Value = serde_json::from_str(client.frame().text()).unwrap();
+        assert_eq!(notice["reason"], "failure");
+        assert!(client.frame().text().contains("\"bye\":true"));
+        assert_eq!(client.frame().close_code(), Some(1001));
+        client.send(&frame(FIN | CLOSE, &close_payload(1001, "")));
+        assert_eq!(client.next(), Next::End(End::Closed));
+    }
+    let (code, last_words) = server.ended();
+    assert_eq!((code, &last_words["connections_at_start"]), (Some(1), &json!(20)));
+    assert_eq!(outcomes(&last_words)["close_acknowledged"], 20);
 }
 
 #[test]

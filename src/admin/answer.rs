@@ -176,7 +176,12 @@ impl Office {
         }
     }
 
-    fn inject(&self, shard: usize, fault: Fault) -> Result<Answer, ApiError> {
+    fn inject(&self, shard: Option<usize>, fault: Fault) -> Result<Answer, ApiError> {
+        let Some(shard) = shard else {
+            let full = |_| ApiError::unavailable("the coordinator's inbox is full".to_owned());
+            self.context.commands.try_send(Command::Fault(fault)).map_err(full)?;
+            return Ok(Answer::json(202, &json!({ "accepted": true, "shard": null })));
+        };
         let gone = || ApiError::unavailable(format!("shard {shard} does not run any more"));
         let postbox = self.context.publisher.postbox(shard).ok_or_else(gone)?;
         match postbox.post(ShardMessage::Fault(fault)) {

@@ -33,7 +33,7 @@ pub(super) enum AdminRequest {
     /// What this node is.
     Info,
     /// A shard is to misbehave.
-    Fault { shard: usize, fault: Fault },
+    Fault { shard: Option<usize>, fault: Fault },
 }
 
 /// The longest stall that can be asked for: longer than any deadline that it should trip.
@@ -123,7 +123,8 @@ struct PublishMany<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FaultOrder {
-    shard: usize,
+    /// Absent: the coordinator.
+    shard: Option<usize>,
     fault: String,
     ms: Option<u64>,
 }
@@ -203,9 +204,9 @@ fn check_channel(field: &str, channel: &str) -> Result<(), ApiError> {
 }
 
 fn fault(body: &[u8], shards: usize) -> Result<AdminRequest, ApiError> {
-    let fields = "`shard`, a number, `fault`, \"panic\" or \"stall\", and for a stall `ms`";
+    let fields = "`shard`, a number (or none for the coordinator), `fault`, \"panic\" or \"stall\", and for a stall `ms`";
     let FaultOrder { shard, fault, ms } = object(body, fields)?;
-    if shard >= shards {
+    if let Some(shard) = shard.filter(|shard| *shard >= shards) {
         return Err(ApiError::bad_request(format!(
             "`shard` is {shard}; there are {shards}, counted from 0"
         )));

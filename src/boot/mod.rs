@@ -12,15 +12,17 @@ mod shard_thread;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::report::ShutdownReport;
 use crate::coordinator::state::ServerState;
 use crate::coordinator::{Coordinator, signals};
@@ -105,12 +107,29 @@ fn run(config: Arc<Config>) -> Result<ShutdownReport, NotStarted> {
         .forward(commands)
         .map_err(|error| NotStarted::unavailable(format!("signal thread: {error}")))?;
 
-    let coordinator = Coordinator::new(state, inbox, shards.postboxes.clone());
+    let coordinator = Coordinator::new(Arc::clone(&state), inbox.clone(), shards.postboxes.clone());
     coordinator.open();
     say_hello(&config, &capacity, address, admin_address);
-    let report = coordinator.run();
+    let report = lead(coordinator, &state, &inbox, &shards);
     finish(&config, &report, shards);
     Ok(report)
+}
+
+/// Runs the coordinator. If it panics a second one stops the server in order: the shards serve
+/// on meanwhile and know nothing of it.
+fn lead(
+    coordinator: Coordinator,
+    state: &Arc<ServerState>,
+    inbox: &Receiver<Command>,
+    shards: &Shards,
+) -> ShutdownReport {
+    let run = catch_unwind(AssertUnwindSafe(|| coordinator.run()));
+    run.unwrap_or_else(|panic| {
+        let cause = ShardFailure::Panic(shard_thread::message_of(panic.as_ref()));
+        let successor =
+            Coordinator::new(Arc::clone(state), inbox.clone(), shards.postboxes.clone());
+        successor.stop_after_death("coordinator", cause).run()
+    })
 }
 
 fn cannot_listen(key: &str, address: SocketAddr, error: &io::Error) -> NotStarted {

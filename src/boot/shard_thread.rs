@@ -218,7 +218,8 @@ fn account_for_lost(metrics: &ShardMetrics) {
     metrics.drain_outcomes[DrainOutcome::Reset.index()].add(unaccounted);
 }
 
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+/// The message of a panic.
+pub(super) fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }

@@ -6,6 +6,7 @@ use std::io;
 use futures_channel::oneshot;
 
 use super::report::ShutdownReport;
+use crate::mesh::message::Fault;
 
 /// An input of the coordinator.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub enum Command {
         /// Which shard.
         shard: usize,
     },
+    /// Misbehave; only with `debug.fault_injection`.
+    Fault(Fault),
     /// A thread ended without being told to.
     ThreadDied {
         /// Its name.

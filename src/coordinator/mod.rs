@@ -25,7 +25,7 @@ use crate::clock::Now;
 use crate::close_reason::DrainOutcome;
 use crate::exit_code;
 use crate::mesh::inbox::Postbox;
-use crate::mesh::message::{PhaseOrder, ShardMessage};
+use crate::mesh::message::{Fault, PhaseOrder, ShardMessage};
 
 use command::{Command, ShardFailure, ShutdownAnswer};
 use phase::Phase;
@@ -108,6 +108,12 @@ impl Coordinator {
         self.state.enter(Phase::Running);
     }
 
+    /// Takes over from a thread that died: the server is to be stopped.
+    pub fn stop_after_death(mut self, thread: &str, cause: ShardFailure) -> Self {
+        self.on_death(thread, None, &cause);
+        self
+    }
+
     /// Leads the server to its end; returns the final report, whose exit code is the process's.
     pub fn run(mut self) -> ShutdownReport {
         while self.state.phase() != Phase::Stopped {
@@ -142,6 +148,8 @@ impl Coordinator {
                     shard.drained = true;
                 }
             }
+            Command::Fault(Fault::Panic) => panic!("injected through the admin API"),
+            Command::Fault(Fault::Stall(ms)) => std::thread::sleep(Duration::from_millis(ms)),
             Command::ThreadDied { thread, shard, cause } => self.on_death(&thread, shard, &cause),
         }
     }
@@ -210,8 +218,16 @@ impl Coordinator {
             exit_code,
             forced: false,
         });
-        // Readiness is off before anybody is refused, also when there is no delay between.
-        self.enter(Phase::Notice);
+        match self.state.phase() {
+            // Readiness is off before anybody is refused, also when there is no delay between.
+            Phase::Starting | Phase::Running => self.enter(Phase::Notice),
+            // A coordinator that died in the middle of a drain has left it to this one.
+            phase if phase < Phase::Forcing => {
+                self.make_order();
+                self.enter(Phase::Forcing);
+            }
+            _ => {}
+        }
     }
 
     fn force(&mut self, exit_code: u8) {
