@@ -210,9 +210,16 @@ fn account_for_lost(metrics: &ShardMetrics) {
     let lost = metrics.connections.get();
     metrics.closed[CloseReason::ShardFailed.index()].add(lost);
     metrics.handshakes_ended[CloseReason::ShardFailed.index()].add(metrics.handshaking.get());
-    metrics.connections.set(0);
-    metrics.open_since_ms.set(0);
-    metrics.handshaking.set(0);
+    let gauges = [
+        &metrics.connections,
+        &metrics.open_since_ms,
+        &metrics.handshaking,
+        &metrics.subscriptions,
+        &metrics.queued_bytes,
+        &metrics.tracked_sources,
+        &metrics.limited_sources,
+    ];
+    gauges.iter().for_each(|gauge| gauge.set(0));
     let accounted: u64 = metrics.drain_outcomes.iter().map(crate::metrics::Count::get).sum();
     let unaccounted = metrics.drain_started_with.get().saturating_sub(accounted);
     metrics.drain_outcomes[DrainOutcome::Reset.index()].add(unaccounted);

@@ -42,19 +42,25 @@ impl<R: Ring> Shard<R> {
     pub(super) fn go_on_fanning_out(&mut self) {
         let mut visits = limits::VISITS_PER_TURN;
         while let Some(mut fan_out) = self.fan_outs.pop_front() {
-            while visits > 0 {
-                visits -= 1;
-                match self.next_of(&mut fan_out.to) {
-                    Some(Some(token)) => self.deliver(token, &fan_out.frame),
-                    Some(None) => {}
-                    None => break,
-                }
-            }
-            if visits == 0 {
+            if !self.go_on_with(&mut fan_out, &mut visits) {
                 self.fan_outs.push_front(fan_out);
                 return;
             }
         }
+    }
+
+    /// Visits the next of an audience. True at its end, which is met only once; false when the
+    /// visits of this turn are used up before.
+    fn go_on_with(&mut self, fan_out: &mut FanOut, visits: &mut usize) -> bool {
+        while *visits > 0 {
+            *visits -= 1;
+            match self.next_of(&mut fan_out.to) {
+                Some(Some(token)) => self.deliver(token, &fan_out.frame),
+                Some(None) => {}
+                None => return true,
+            }
+        }
+        false
     }
 
     /// The next connection of an audience: `Some(None)` for a slot without one, `None` at the

@@ -139,6 +139,7 @@ impl<R: Ring> Shard<R> {
             self.ring.start(Operation::Cut(token));
         }
         self.registry.leave(subscriptions);
+        self.metrics.subscriptions.set(self.registry.len() as u64);
         self.before_upgrade.remove(&token.slot);
         self.timers.clear(&mut self.connections, token.slot);
         self.drop_queue(token);

@@ -1,0 +1,54 @@
+//! A publication reaches every subscriber of its channel once, however many there are, and what
+//! is counted of a client is gone with it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use serde_json::json;
+use support::server::Server;
+use support::wire::Client;
+use support::{eventually, http};
+
+fn subscribers(server: &Server, count: usize) -> Vec<Client> {
+    (0..count).map(|_| Client::connect(server.clients, "/ws?channel=news")).collect()
+}
+
+/// The sum of a metric over the shards.
+#[track_caller]
+fn metric(server: &Server, name: &str) -> u64 {
+    let page = http::get(server.admin, "/metrics");
+    let samples = page.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next().unwrap().parse::<u64>())
+    });
+    samples.map(|sample| sample.expect("a whole number")).sum()
+}
+
+#[test]
+fn channels_around_the_visits_of_a_turn_are_reached_again_and_again() {
+    let _alone = support::alone();
+    let server = Server::start(&["server.shards=1"]);
+    // A shard visits 512 places in a turn; the end of an audience is one more place.
+    let mut clients = subscribers(&server, 510);
+    for _ in 510..=513 {
+        for number in 0..3 {
+            http::post(server.admin, "/api/publish", &json!({ "channel": "news", "data": number }));
+            for client in &mut clients {
+                assert_eq!(client.frame().text(), number.to_string());
+            }
+        }
+        clients.extend(subscribers(&server, 1));
+    }
+}
+
+#[test]
+fn subscriptions_end_with_their_client() {
+    let server = Server::start(&["server.shards=2"]);
+    let mut clients = subscribers(&server, 20);
+    eventually("all are subscribed", || metric(&server, "tidegate_subscriptions") == 20);
+    clients.drain(10..).for_each(Client::close);
+    eventually("half of them are left", || metric(&server, "tidegate_subscriptions") == 10);
+    drop(clients);
+    eventually("nobody is left", || metric(&server, "tidegate_subscriptions") == 0);
+}
