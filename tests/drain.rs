@@ -12,7 +12,7 @@
 mod support;
 
 use std::io::{ErrorKind, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ use support::wire::{
     self, CLOSE, CONTINUATION, Client, End, FIN, Frame, Next, Response, TEXT, close_payload, frame,
     upgrade_request,
 };
-use support::{PATIENCE, socket};
+use support::{PATIENCE, http, socket};
 
 fn clients(server: &Server, count: usize) -> Vec<Client> {
     (0..count).map(|_| Client::connect(server.clients, "/echo")).collect()
@@ -236,6 +236,38 @@ fn a_message_that_has_begun_is_finished_and_answered_before_bye() {
     let (code, last_words) = server.ended();
     assert_eq!(code, Some(0));
     assert_eq!(named(&check_sum(&server, &last_words)), [("close_acknowledged", 3)]);
+}
+
+#[test]
+fn a_client_that_ends_its_side_after_close_was_queued_still_gets_everything() {
+    let mut server = Server::start(&[
+        "server.shards=1",
+        "shutdown.notice_ms=100",
+        "server.max_queued_bytes=16000000",
+    ]);
+    let stream = socket::connect_with(Ipv4Addr::LOCALHOST, server.clients, Some(8192)).unwrap();
+    let mut client = Client::upgrade(stream, "/ws?channel=news").unwrap().unwrap();
+    // More than the kernel keeps for a client that does not read.
+    let data = "x".repeat(1_000_000);
+    for _ in 0..8 {
+        let publication = serde_json::json!({ "channel": "news", "data": data });
+        http::post(server.admin, "/api/publish", &publication);
+    }
+    server.signal(Signal::TERM);
+    server.wait_for_log("Closing 1 WebSocket connections");
+    // Its turn has come within this time, and then its end of stream is met.
+    std::thread::sleep(Duration::from_millis(200));
+    client.half_close();
+    std::thread::sleep(Duration::from_millis(200));
+    for _ in 0..8 {
+        assert_eq!(client.frame().payload.len(), data.len() + 2);
+    }
+    notice(&mut client);
+    bye(&mut client, 0);
+    assert_eq!(client.frame().close_code(), Some(1001));
+    assert_eq!(client.next(), Next::End(End::Closed));
+    let (_, last_words) = server.ended();
+    assert_eq!(named(&check_sum(&server, &last_words)), [("close_sent", 1)]);
 }
 
 #[test]

@@ -248,6 +248,26 @@ fn a_client_that_ended_its_side_still_gets_its_replies() {
 }
 
 #[test]
+fn a_busy_client_that_closes_and_ends_its_side_is_not_reset() {
+    let server = server();
+    for (name, last, code) in [
+        ("Close", frame(FIN | CLOSE, &close_payload(1000, "")), 1000),
+        ("a violation", unmasked_frame(FIN | TEXT, b""), 1002),
+    ] {
+        for _ in 0..30 {
+            let mut client = Client::connect(server.clients, "/echo");
+            (0..10).for_each(|_| client.echo("busy"));
+            client.send(&[frame(FIN | TEXT, b"before"), last.clone()].concat());
+            client.half_close();
+            // By now a reset would have come too.
+            std::thread::sleep(Duration::from_millis(5));
+            assert_eq!(client.frame().text(), "before", "{name}");
+            closes_with(name, &mut client, code);
+        }
+    }
+}
+
+#[test]
 fn a_flood_of_pings_by_a_client_that_does_not_read_is_bounded() {
     let server = server();
     let mut flooder = Client::silent(

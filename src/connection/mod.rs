@@ -80,6 +80,11 @@ impl InFlight {
         self.has(Self::LASTING) && self.0 & !(Self::LASTING.0 | Self::RECEIVE.0 | Self::CALM.0) == 0
     }
 
+    /// True if something is in flight that may never complete unless the peer does something.
+    pub const fn waits_for_peer(self) -> bool {
+        self.0 & (Self::WATCH.0 | Self::RECEIVE.0 | Self::SEND.0) != 0
+    }
+
     /// True if nothing is in flight.
     pub const fn is_empty(self) -> bool {
         self.0 == 0

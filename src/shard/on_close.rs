@@ -134,7 +134,7 @@ impl<R: Ring> Shard<R> {
         let in_flight = connection.in_flight;
         if in_flight.only_listens() && !connection.facts.has(Facts::FORCED) {
             self.calm(token); // a reset could destroy what has just been sent
-        } else if !in_flight.is_empty() {
+        } else if in_flight.waits_for_peer() {
             connection.in_flight.begin(InFlight::CUT);
             self.ring.start(Operation::Cut(token));
         }

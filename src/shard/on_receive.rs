@@ -193,11 +193,17 @@ impl<R: Ring> Shard<R> {
     fn on_end_of_stream(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         // A client may end its side and still read: what is on its way to it goes out first.
-        if connection.state == State::Open && connection.in_flight.has(InFlight::SEND) {
-            connection.reason = Some(CloseReason::PeerGone);
-            self.flush_and_close(token);
-        } else {
-            self.end(token, CloseReason::PeerGone);
+        let sending = connection.in_flight.has(InFlight::SEND);
+        match connection.state {
+            State::Open if sending => {
+                connection.reason = Some(CloseReason::PeerGone);
+                self.flush_and_close(token);
+            }
+            // The deadline of these is set, and goes on.
+            State::Closing | State::Lingering | State::Flushing if sending => {
+                connection.state = State::Flushing;
+            }
+            _ => self.end(token, CloseReason::PeerGone),
         }
     }
 
