@@ -5,10 +5,13 @@
 
 mod support;
 
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use support::server::Server;
 use support::wire::Client;
-use support::{eventually, http};
+use support::{eventually, http, socket};
 
 fn subscribers(server: &Server, count: usize) -> Vec<Client> {
     (0..count).map(|_| Client::connect(server.clients, "/ws?channel=news")).collect()
@@ -39,6 +42,29 @@ fn channels_around_the_visits_of_a_turn_are_reached_again_and_again() {
             }
         }
         clients.extend(subscribers(&server, 1));
+    }
+}
+
+#[test]
+fn a_subscriber_that_reads_slowly_is_not_taken_for_one_that_does_not() {
+    const BYTES: usize = 60_000;
+    const COUNT: usize = 200;
+    const BYTES_PER_SECOND: f64 = 2_500_000.0;
+    let server = Server::start(&[
+        "server.shards=1",
+        "server.write_timeout_ms=1000",
+        "server.max_queued_bytes=32000000",
+    ]);
+    let stream = socket::connect_with(Ipv4Addr::LOCALHOST, server.clients, Some(8192)).unwrap();
+    let mut client = Client::upgrade(stream, "/ws?channel=news").unwrap().unwrap();
+    let publication = json!({ "channel": "news", "data": "x".repeat(BYTES - 2) });
+    (0..COUNT).for_each(|_| drop(http::post(server.admin, "/api/publish", &publication)));
+    // As many frames as one send gathers would take longer than the timeout at this pace.
+    let started = Instant::now();
+    for number in 1..=COUNT {
+        assert_eq!(client.frame().payload.len(), BYTES);
+        let due = Duration::from_secs_f64((number * BYTES) as f64 / BYTES_PER_SECOND);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
     }
 }
 

@@ -13,7 +13,7 @@ use crate::sys::socket_address::RawAddress;
 /// Frames gathered by one send; the kernel takes up to 1,024 (UIO_MAXIOV).
 const MAX_GATHERED: usize = 64;
 
-/// Bytes of one send: a large frame goes out in pieces, so that a slow reader shows progress.
+/// Bytes of one send: more goes out in pieces, so that a slow reader shows progress.
 const MAX_SEND_BYTES: usize = 256 << 10;
 
 pub(super) struct InFlight {
@@ -112,14 +112,19 @@ impl InFlight {
 
 impl Gather {
     fn new(frames: &[Frame], sent: usize) -> Box<Self> {
-        let mut skip = sent;
+        let (mut skip, mut room) = (sent, MAX_SEND_BYTES);
         let parts = frames
             .iter()
             .take(MAX_GATHERED)
-            .map(|frame| {
+            .map_while(|frame| {
                 let rest = frame.bytes().get(skip..).unwrap_or_default();
-                skip = 0;
-                libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() }
+                let part = &rest[..rest.len().min(room)];
+                let fits = room > 0;
+                (skip, room) = (0, room - part.len());
+                fits.then(|| libc::iovec {
+                    iov_base: part.as_ptr().cast_mut().cast(),
+                    iov_len: part.len(),
+                })
             })
             .collect();
         // SAFETY: msghdr is plain data for which all zeroes means "nothing".
