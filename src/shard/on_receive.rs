@@ -93,7 +93,7 @@ impl<R: Ring> Shard<R> {
             Ok(None) => self.on_end_of_stream(token),
             Err(Errno(libc::ENOBUFS)) => {
                 self.metrics.buffers_starved.add(1);
-                self.starved.push(token);
+                self.starved.push_back(token);
             }
             // ECANCELED: a lasting receive has ended because the client is quiet or does not
             // read.
@@ -105,15 +105,12 @@ impl<R: Ring> Shard<R> {
         self.close_if_quiet(token);
     }
 
-    /// Buffers that were given back in this turn go to those who found none.
+    /// Buffers that were given back in this turn go to those who found none, the longest waiting
+    /// first; more than there are buffers would find none again.
     pub(super) fn receive_starved(&mut self) {
-        for token in std::mem::take(&mut self.starved) {
-            let waits = |c: &mut crate::connection::Connection| {
-                c.state != State::Ending && !c.in_flight.has(InFlight::RECEIVE)
-            };
-            if self.connections.get_mut(token).is_some_and(waits) {
-                self.receive(token, false);
-            }
+        for _ in 0..self.settings.receive_buffers {
+            let Some(token) = self.starved.pop_front() else { return };
+            self.listen_again(token, Listen::More);
         }
     }
 

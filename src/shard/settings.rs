@@ -22,6 +22,8 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// Most bytes that wait for one client.
     pub max_queued_bytes: usize,
+    /// Receive buffers.
+    pub receive_buffers: u16,
     /// Bytes of a receive buffer: a receive that fills one has left something behind.
     pub receive_buffer_bytes: usize,
     /// How much of an address makes a source.
@@ -53,6 +55,7 @@ impl Settings {
             },
             max_message_bytes: config.server.max_message_bytes,
             max_queued_bytes: config.server.max_queued_bytes,
+            receive_buffers: config.server.receive_buffers,
             receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
             prefixes: Prefixes::default(),
             upgrade: UpgradeRules {
