@@ -430,6 +430,22 @@ fn a_short_deadline_is_kept_and_everybody_is_accounted_for() {
     }
 }
 
+#[test]
+fn a_second_signal_under_a_short_deadline_cuts_everybody_too() {
+    for deadline_ms in [1000, 2000] {
+        let setting = format!("shutdown.deadline_ms={deadline_ms}");
+        let mut server = Server::start(&["server.shards=2", &setting, "shutdown.notice_ms=5000"]);
+        let deaf = clients(&server, 50);
+        server.signal(Signal::TERM);
+        server.wait_for_log("Shutdown signal received");
+        server.signal(Signal::TERM);
+        let (code, last_words) = server.ended();
+        assert_eq!(code, Some(75), "{last_words}");
+        assert_eq!(named(&check_sum(&server, &last_words)), [("forced", 50)], "{deadline_ms}");
+        drop(deaf);
+    }
+}
+
 /// How an attempt around the end of a server went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attempt {

@@ -43,6 +43,7 @@ pub fn plan(
         first_slot_ms: FIRST_SLOT_MS,
         close_code: config.shutdown.close_code,
         close_timeout_ms: caps.close_timeout,
+        last_moment_ms: caps.last_moment(),
         patience_until_ms: start_ms + window,
     };
     (order, DrainPlanReport { connections_per_second: rate, estimated_ms, warning })

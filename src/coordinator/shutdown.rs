@@ -23,6 +23,8 @@ pub struct StageCaps {
 
 /// What cutting needs at most: a moment for the last Close, and 8 microseconds a connection.
 const FORCE_MS: u64 = 1_000;
+/// Of that: the moment for the last Close.
+const LAST_MOMENT_MS: u64 = 300;
 /// What flushing needs at most.
 const FLUSH_MS: u64 = 1_000;
 
@@ -73,6 +75,11 @@ impl StageCaps {
     pub fn pace_window(&self) -> u64 {
         self.drain - self.close_timeout
     }
+
+    /// The part of forcing in which connections can read their Close; the rest is for the cut.
+    pub fn last_moment(&self) -> u64 {
+        LAST_MOMENT_MS.min(self.force / 3)
+    }
 }
 
 #[cfg(test)]
@@ -84,7 +91,7 @@ mod tests {
         let caps = StageCaps::new(&Config::default());
         assert_eq!((caps.pre_drain, caps.notice, caps.drain), (0, 500, 15_000));
         assert_eq!((caps.close_timeout, caps.deadline), (5_000, 30_000));
-        assert_eq!(caps.pace_window(), 10_000);
+        assert_eq!((caps.pace_window(), caps.last_moment()), (10_000, 300));
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub struct DrainOrder {
     pub close_code: u16,
     /// How long an answer to Close is awaited, in milliseconds.
     pub close_timeout_ms: u64,
+    /// When connections are forced: how long they have to read their Close before they are cut,
+    /// in milliseconds.
+    pub last_moment_ms: u64,
     /// On the server's clock, in milliseconds: from then on a connection in the middle of a
     /// message is not waited for any more.
     pub patience_until_ms: u64,

@@ -26,9 +26,6 @@ use crate::websocket::{Data, OpCode, frame};
 /// While connections leave at a pace the shard comes round at least this often.
 pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// When connections are forced: the time they have to read their Close before they are cut.
-const LAST_MOMENT: Duration = Duration::from_millis(300);
-
 /// When the listener lets nobody begin any more: the time that connections which have begun get
 /// to complete, and at most to be answered.
 const LAST_ARRIVALS_MS: u64 = 50;
@@ -282,7 +279,7 @@ impl<R: Ring> Shard<R> {
             }
             drain.goodbye_next += 1;
         }
-        if self.now.since(since) < LAST_MOMENT {
+        if self.now.since(since) < Duration::from_millis(drain.order.last_moment_ms) {
             return;
         }
         for _ in 0..limits::VISITS_PER_TURN {
