@@ -4,6 +4,7 @@
 //! Invariant: every connection that was there when the shard began to refuse is marked, and its
 //! end is counted as exactly one outcome.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub(super) struct Drain {
     total: u64,
     left: u64,
     reported: bool,
+    /// The visits of the last turn were used up before there was nothing more to do.
+    has_work: bool,
     /// Notices: the next slot to look at, and how many have been sent.
     notice_next: FileSlot,
     noticed: u64,
@@ -47,7 +50,7 @@ pub(super) struct Drain {
     close_next: FileSlot,
     told: u64,
     /// Connections in the middle of a message at their turn.
-    in_message: Vec<Token>,
+    in_message: VecDeque<Token>,
     /// Forcing: since when, the next slot to say goodbye to at once, and the next to cut.
     forcing_since: Option<Now>,
     goodbye_next: FileSlot,
@@ -60,7 +63,7 @@ pub(super) struct Drain {
 impl Drain {
     /// True while there is something to do that does not wait for time or clients.
     pub(super) fn has_work(&self) -> bool {
-        self.notice_next < self.end || self.forcing_since.is_some() && self.goodbye_next < self.end
+        self.has_work
     }
 
     /// True while connections leave at a pace, or the end is near.
@@ -158,12 +161,13 @@ impl<R: Ring> Shard<R> {
             total,
             left: total,
             reported: false,
+            has_work: false,
             notice_next: 0,
             noticed: 0,
             closing_since: None,
             close_next: 0,
             told: 0,
-            in_message: Vec::new(),
+            in_message: VecDeque::new(),
             forcing_since: None,
             goodbye_next: 0,
             cut_next: 0,
@@ -181,11 +185,12 @@ impl<R: Ring> Shard<R> {
 
     pub(super) fn go_on_draining(&mut self) {
         let Some(mut drain) = self.drain.take() else { return };
-        self.send_notices(&mut drain);
-        match drain.forcing_since {
+        let more_to_notice = self.send_notices(&mut drain);
+        let more_to_end = match drain.forcing_since {
             None => self.close_at_pace(&mut drain),
             Some(since) => self.force(&mut drain, since),
-        }
+        };
+        drain.has_work = more_to_notice || more_to_end;
         if drain.left == 0 && !drain.reported {
             let drained = Command::ShardDrained { shard: self.index };
             drain.reported = self.commands.try_send(drained).is_ok();
@@ -193,10 +198,11 @@ impl<R: Ring> Shard<R> {
         self.drain = Some(drain);
     }
 
-    fn send_notices(&mut self, drain: &mut Drain) {
+    /// True if there are more to send at once.
+    fn send_notices(&mut self, drain: &mut Drain) -> bool {
         for _ in 0..limits::VISITS_PER_TURN {
             if drain.notice_next >= drain.end {
-                return;
+                return false;
             }
             let token = self.connections.token(drain.notice_next);
             drain.notice_next += 1;
@@ -210,6 +216,7 @@ impl<R: Ring> Shard<R> {
                 self.send_text(token, &notice.to_string());
             }
         }
+        true
     }
 
     fn is_drained_and_open(&mut self, token: Token) -> bool {
@@ -218,16 +225,19 @@ impl<R: Ring> Shard<R> {
         })
     }
 
-    fn close_at_pace(&mut self, drain: &mut Drain) {
+    /// True if more may be closed at once.
+    fn close_at_pace(&mut self, drain: &mut Drain) -> bool {
         let allowed = drain.allowance(self.now);
         let patient = self.now.ms() < drain.order.patience_until_ms;
-        let mut waiting = std::mem::take(&mut drain.in_message);
-        waiting.retain(|token| !self.say_goodbye(*token, drain, patient));
-        drain.in_message = waiting;
+        for _ in 0..drain.in_message.len().min(limits::VISITS_PER_TURN) {
+            let Some(token) = drain.in_message.pop_front() else { break };
+            if !self.say_goodbye(token, drain, patient) {
+                drain.in_message.push_back(token);
+            }
+        }
         for _ in 0..limits::VISITS_PER_TURN {
-            // Those who have left by themselves count as told.
             if drain.close_next >= drain.end || drain.told >= allowed {
-                return;
+                return !patient && !drain.in_message.is_empty();
             }
             let token = self.connections.token(drain.close_next);
             drain.close_next += 1;
@@ -236,9 +246,10 @@ impl<R: Ring> Shard<R> {
             };
             drain.told += 1;
             if !self.say_goodbye(token, drain, patient) {
-                drain.in_message.push(token);
+                drain.in_message.push_back(token);
             }
         }
+        true
     }
 
     /// Bye and Close. False if the client is in the middle of a message and there is time to
@@ -268,8 +279,8 @@ impl<R: Ring> Shard<R> {
         self.send(token, Frame::Own(bytes));
     }
 
-    /// Everybody is told at once, and cut a moment later.
-    fn force(&mut self, drain: &mut Drain, since: Now) {
+    /// Everybody is told at once, and cut a moment later. True if there are more of them.
+    fn force(&mut self, drain: &mut Drain, since: Now) -> bool {
         for _ in 0..limits::VISITS_PER_TURN {
             if drain.goodbye_next >= drain.end {
                 break;
@@ -280,11 +291,11 @@ impl<R: Ring> Shard<R> {
             drain.goodbye_next += 1;
         }
         if self.now.since(since) < Duration::from_millis(drain.order.last_moment_ms) {
-            return;
+            return drain.goodbye_next < drain.end;
         }
         for _ in 0..limits::VISITS_PER_TURN {
             if drain.cut_next >= drain.end {
-                return;
+                return false;
             }
             let token = self.connections.token(drain.cut_next);
             drain.cut_next += 1;
@@ -295,6 +306,7 @@ impl<R: Ring> Shard<R> {
                 self.cut(token, CloseReason::Shutdown);
             }
         }
+        true
     }
 
     /// True when the coordinator has ended the shard and the backlog is empty: whoever was
