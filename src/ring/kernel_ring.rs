@@ -394,6 +394,10 @@ impl KernelRing {
         if self.awaited > CANCEL_AT_MOST {
             return false;
         }
+        // What is not submitted yet would not be cancelled, and then begin.
+        if self.enter(0, None).is_err() {
+            return false;
+        }
         let patience = Some(Timespec::new().sec(1));
         let cancelled = self.io.submitter().register_sync_cancel(patience, CancelBuilder::any());
         let nothing_armed = match cancelled {

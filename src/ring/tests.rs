@@ -154,6 +154,18 @@ fn more_operations_than_the_queue_holds_are_all_done() {
 }
 
 #[test]
+fn a_ring_that_is_dropped_does_not_wait_for_what_it_has_just_started() {
+    let Pair { mut ring, client, server } = connected_pair();
+    ring.start(Operation::Receive { token: client, wait: true });
+    ring.turn(Some(Duration::ZERO)).expect("the ring turns");
+    ring.start(Operation::Accept);
+    ring.start(Operation::Watch(server));
+    let started = Instant::now();
+    drop(ring);
+    assert!(started.elapsed() < Duration::from_millis(250), "{:?}", started.elapsed());
+}
+
+#[test]
 fn ticks_come_again_and_again() {
     let bell = EventFd::new().expect("eventfd");
     let mut ring = KernelRing::new(settings(), bell, None).expect("ring");
