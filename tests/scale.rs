@@ -9,73 +9,14 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
+use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
+use support::figures::{descriptors, metric};
+use support::load::Load;
 use support::server::{Server, outcomes};
-use support::{PATIENCE, alone, eventually, http};
-
-/// `tidegate-load` at work.
-struct Load {
-    child: Child,
-    ready: PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-impl Load {
-    fn start(command: &str, url: &str, arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let ready = directory.path().join("ready");
-        let child = Command::new(env!("CARGO_BIN_EXE_tidegate-load"))
-            .args([command, url, "--json", "--ready-file"])
-            .arg(&ready)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the load tool starts");
-        Self { child, ready, _directory: directory }
-    }
-
-    /// Waits until every attempt has its answer; returns how many connections are open.
-    fn opened(&mut self) -> u64 {
-        let started = Instant::now();
-        while !self.ready.exists() {
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "the load tool ended: {ended:?}");
-            assert!(started.elapsed() < 6 * PATIENCE, "not all attempts were answered in time");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        std::fs::read_to_string(&self.ready).unwrap().trim().parse().unwrap()
-    }
-
-    /// Asks it to end and report.
-    fn stop(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
-    }
-
-    /// Waits for its end and returns its report, which must say that all is well.
-    fn report(self) -> Value {
-        let output = self.child.wait_with_output().unwrap();
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert!(output.status.success(), "{report}");
-        assert_eq!(report["ledger"]["balanced"], true, "{report}");
-        report
-    }
-}
-
-/// The sum of a metric over all its labels.
-fn metric(server: &Server, name: &str) -> u64 {
-    let page = http::get(server.admin, "/metrics");
-    let values = page.lines().filter_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next().unwrap().parse::<f64>())?.ok()
-    });
-    values.sum::<f64>() as u64
-}
+use support::{alone, eventually, http};
 
 /// Established connections of the server, as the kernel counts them; the address keeps out
 /// clients that happen to have the same port.
@@ -117,8 +58,7 @@ fn a_hundred_thousand_connections_are_held_counted_and_drained() {
 
     assert_eq!(metric(&server, "tidegate_connections"), 100_000);
     assert_eq!(established(server.clients), 100_000);
-    let descriptors = Path::new("/proc").join(server.pid().to_string()).join("fd");
-    let descriptors = descriptors.read_dir().unwrap().count();
+    let descriptors = descriptors(server.pid());
     assert!(descriptors < 100, "{descriptors} descriptors: connections must not use any");
 
     let (code, last_words) = server.drain();

@@ -3,8 +3,11 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod crowd;
+pub(crate) mod figures;
 pub(crate) mod http;
 pub(crate) mod judge;
+pub(crate) mod load;
 pub(crate) mod seccomp;
 pub(crate) mod server;
 pub(crate) mod socket;
