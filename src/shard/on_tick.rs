@@ -13,9 +13,10 @@ use crate::websocket::{Control, OpCode};
 /// How long accepting rests after the kernel ran short of something: about 100 ms.
 pub(super) const ACCEPT_PAUSE_TICKS: u32 = 2;
 
-/// A shard that did not come round for so long was stopped from outside (SIGSTOP, a suspended
-/// machine). That time is not counted against its clients, who could not be heard.
-const PAUSE_MS: u64 = 2_000;
+/// A shard that did not come round for so long stood still (SIGSTOP, a suspended machine): a
+/// turn takes a tick at most. That time is not counted against its clients, who could not be
+/// heard; were it longer, the answers to pings that are read after it would be too late.
+const PAUSE_MS: u64 = 4 * TICK_MS;
 
 /// Sources looked at per tick for whether they can be forgotten.
 const EXPIRE_PER_TICK: usize = 256;
