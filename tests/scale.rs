@@ -13,7 +13,7 @@ use std::process::Command;
 
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
-use support::figures::{descriptors, metric};
+use support::figures::{descriptors, metric, nothing_is_unread};
 use support::load::Load;
 use support::server::{Server, outcomes};
 use support::{alone, eventually, http};
@@ -27,14 +27,6 @@ fn established(server: SocketAddr) -> usize {
         .expect("ss");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout.iter().filter(|byte| **byte == b'\n').count()
-}
-
-/// True if no byte waits in a socket of the server or of a client of it.
-fn nothing_is_unread(port: u16) -> bool {
-    let filter = format!("( sport = :{port} or dport = :{port} )");
-    let output = Command::new("ss").args(["-Htn", "state", "established", &filter]).output();
-    let table = String::from_utf8(output.expect("ss").stdout).unwrap();
-    table.lines().all(|line| line.split_whitespace().take(2).all(|queue| queue == "0"))
 }
 
 /// Shards for so many connections under this machine's limit of descriptors, which counts for
@@ -95,7 +87,7 @@ fn a_publication_reaches_each_of_20000_clients_exactly_once_and_in_order() {
     }
     eventually("every delivery is queued, sent and read", || {
         metric(&server, "tidegate_messages_sent_total") == 20_000 * PUBLICATIONS
-            && nothing_is_unread(server.clients.port())
+            && nothing_is_unread(server.clients, "127.0.0.0/8")
     });
     load.stop();
     let report = load.report();

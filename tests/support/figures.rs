@@ -1,7 +1,9 @@
 //! What a server says of itself on /metrics, and what the kernel says of its process.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -86,6 +88,18 @@ pub(crate) fn own_memory(pid: Pid) -> u64 {
 #[track_caller]
 pub(crate) fn descriptors(pid: Pid) -> usize {
     directory(pid).join("fd").read_dir().expect("a process").count()
+}
+
+/// True if no byte waits in a socket of the server or of a client of it in this network.
+#[track_caller]
+pub(crate) fn nothing_is_unread(server: SocketAddr, clients: &str) -> bool {
+    let port = server.port();
+    let filter = format!("( sport = :{port} dst {clients} ) or ( dport = :{port} src {clients} )");
+    let output = Command::new("ss").args(["-Htn", "state", "established", &filter]).output();
+    let output = output.expect("ss");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).expect("a table");
+    table.lines().all(|line| line.split_whitespace().take(2).all(|queue| queue == "0"))
 }
 
 /// True if a process is stopped (SIGSTOP).
