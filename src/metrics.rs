@@ -84,9 +84,12 @@ pub struct ShardMetrics {
     pub queued_bytes: Count,
     /// Milliseconds that ended connections had been open, in total.
     pub connection_ms: Count,
-    /// The sum, over the open connections, of when each was accepted: milliseconds on the
-    /// server's clock. With their number it gives how long they have been open in total.
+    /// The sum, over the open connections, of when each was accepted, in `tick_ms`. With their
+    /// number and `tick_ms` now it gives how long they have been open in total.
     pub open_since_ms: Count,
+    /// The time of the shard's ticks in milliseconds, by which connections age: that for which
+    /// it stood still is left out.
+    pub tick_ms: Count,
     /// What became of the connections that were open when the drain began.
     pub drain_outcomes: [Count; DrainOutcome::ALL.len()],
     /// Connections that were open when the drain began.

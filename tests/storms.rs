@@ -381,6 +381,23 @@ fn a_server_that_stood_still_throws_nobody_out_who_answers() {
 }
 
 #[test]
+fn nobody_has_been_connected_while_the_server_stood_still() {
+    let server = Server::start(&["server.shards=1"]);
+    let connection_seconds = || metric(&server, "tidegate_connection_seconds_total");
+    while_stopped(&server, || thread::sleep(Duration::from_secs(4)));
+    let clients = crowd(server.clients, std::iter::repeat_n("/echo", 100));
+    let open = connection_seconds();
+    assert!(open < 300, "{open} s for 100 that have just come");
+    thread::sleep(Duration::from_secs(1));
+    let later = connection_seconds();
+    assert!((90..300).contains(&(later - open)), "{open} s, and a second later {later}");
+    drop(clients);
+    settled(&server);
+    let ended = connection_seconds();
+    assert!((later..later + 300).contains(&ended), "{later} s open, {ended} ended: a counter");
+}
+
+#[test]
 fn readers_that_stop_are_ended_and_the_others_miss_nothing() {
     const READERS: u64 = 1_800;
     const STOPPED: u64 = 200;

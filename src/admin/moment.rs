@@ -90,9 +90,11 @@ impl Moment {
 
     /// Milliseconds that all connections, ended and open, have been open in total.
     pub(super) fn connection_ms(&self) -> u64 {
-        let open_since = self.sum(|shard| &shard.open_since_ms);
-        let open = (self.state.connections() * self.now.ms()).saturating_sub(open_since);
-        self.sum(|shard| &shard.connection_ms) + open
+        let open = self.shards().iter().map(|shard| {
+            let now_ms = shard.connections.get() * shard.tick_ms.get();
+            now_ms.saturating_sub(shard.open_since_ms.get())
+        });
+        self.sum(|shard| &shard.connection_ms) + open.sum::<u64>()
     }
 
     /// The same in whole seconds.

@@ -266,6 +266,9 @@ mod tests {
         moment.state.shards[0].connection_ms.set(1_900);
         moment.state.shards[1].connection_ms.set(1_200);
         // Seven are open, each for ten seconds.
+        for shard in &moment.state.shards {
+            shard.tick_ms.set(7_200_000);
+        }
         moment.state.shards[0].open_since_ms.set(3 * 7_190_000);
         moment.state.shards[1].open_since_ms.set(4 * 7_190_000);
         moment.state.shards[1].admission_refused[0].set(5);

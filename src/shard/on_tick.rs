@@ -42,6 +42,7 @@ impl<R: Ring> Shard<R> {
             return;
         }
         self.tick = tick;
+        self.metrics.tick_ms.set(u64::from(tick) * TICK_MS);
         let mut due = std::mem::take(&mut self.due);
         self.timers.take_due(&mut self.connections, tick, &mut due);
         for slot in due.drain(..) {
