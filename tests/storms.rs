@@ -409,6 +409,7 @@ fn readers_that_stop_are_ended_and_the_others_miss_nothing() {
         "server.shards=1",
         &format!("server.max_queued_bytes={QUEUE}"),
         "shutdown.close_timeout_ms=500",
+        "keepalive.ping_interval_ms=0",
     ]);
     let path = "/ws?channel=news";
     let url = format!("ws://{}{path}", server.clients);
