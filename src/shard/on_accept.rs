@@ -20,15 +20,27 @@ pub(super) struct Accepting {
     in_flight: u32,
     paused_until: Option<u32>,
     table_full: bool,
+    logged_tick: Option<u32>,
 }
+
+/// A machine that is short of something pauses and goes on many times in a second; that is
+/// logged about every ten seconds, and counted each time.
+const LOG_TICKS: u32 = 160;
 
 impl Accepting {
     pub(super) fn new(capacity: u32) -> Self {
-        Self { capacity, in_flight: 0, paused_until: None, table_full: false }
+        Self { capacity, in_flight: 0, paused_until: None, table_full: false, logged_tick: None }
     }
 
     pub(super) fn is_paused(&self) -> bool {
         self.paused_until.is_some()
+    }
+
+    /// True if a pause that begins at `tick` is to be logged.
+    fn is_worth_a_line(&mut self, tick: u32) -> bool {
+        let last = self.logged_tick.filter(|last| tick.wrapping_sub(*last) < LOG_TICKS);
+        self.logged_tick = last.or(Some(tick));
+        last.is_none()
     }
 }
 
@@ -61,12 +73,14 @@ impl<R: Ring> Shard<R> {
         let full = self.accepting.in_flight == 0;
         if full && !self.accepting.table_full {
             self.metrics.accept_paused.add(1);
-            warn!(
-                shard = self.index,
-                descriptors = self.accepting.capacity,
-                "accepting paused: every direct descriptor is in use; raise RLIMIT_NOFILE or \
-                 server.shards"
-            );
+            if self.accepting.is_worth_a_line(self.tick) {
+                warn!(
+                    shard = self.index,
+                    descriptors = self.accepting.capacity,
+                    "accepting paused: every direct descriptor is in use; raise RLIMIT_NOFILE or \
+                     server.shards"
+                );
+            }
         }
         self.accepting.table_full = full;
     }
@@ -87,11 +101,13 @@ impl<R: Ring> Shard<R> {
     fn pause_accepting(&mut self, errno: Errno) {
         if !self.accepting.is_paused() {
             self.metrics.accept_paused.add(1);
-            warn!(
-                shard = self.index,
-                error = %errno,
-                "accepting paused; the backlog holds new connections"
-            );
+            if self.accepting.is_worth_a_line(self.tick) {
+                warn!(
+                    shard = self.index,
+                    error = %errno,
+                    "accepting paused; the backlog holds new connections"
+                );
+            }
         }
         self.accepting.paused_until = Some(self.tick.wrapping_add(ACCEPT_PAUSE_TICKS));
     }
