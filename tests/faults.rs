@@ -9,6 +9,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::server::{Server, outcomes, text};
 use support::wire::{CLOSE, Client, End, FIN, Next, close_payload, frame};
@@ -85,6 +86,18 @@ fn without_its_coordinator_the_server_serves_and_is_stopped_in_order() {
     let (code, last_words) = server.ended();
     assert_eq!((code, &last_words["connections_at_start"]), (Some(1), &json!(20)));
     assert_eq!(outcomes(&last_words)["close_acknowledged"], 20);
+}
+
+#[test]
+fn a_signal_after_a_panic_does_not_hide_it() {
+    let mut server = Server::start(&["server.shards=2", "debug.fault_injection=true"]);
+    server.expect_panic();
+    let _deaf: Vec<_> = (0..40).map(|_| Client::connect(server.clients, "/echo")).collect();
+    inject(&server, &json!({ "shard": 0, "fault": "panic" }));
+    server.wait_for_log("a thread ended without being told to");
+    server.signal(Signal::TERM);
+    let (code, last_words) = server.ended();
+    assert_eq!((code, &last_words["forced"]), (Some(1), &json!(true)), "{last_words}");
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl Coordinator {
             self.begin(name.to_owned(), "signal", exit_code::DRAINED);
         } else {
             warn!(signal = name, "second signal: cutting what is left");
-            self.force(exit_code::FORCED);
+            self.force();
         }
     }
 
@@ -172,7 +172,7 @@ impl Coordinator {
             started = true;
         }
         if force && self.shutdown.as_ref().is_some_and(|shutdown| !shutdown.forced) {
-            self.force(exit_code::FORCED);
+            self.force();
             started = true;
         }
         let report = self.report();
@@ -230,9 +230,12 @@ impl Coordinator {
         }
     }
 
-    fn force(&mut self, exit_code: u8) {
+    fn force(&mut self) {
         let Some(shutdown) = &mut self.shutdown else { return };
-        shutdown.exit_code = exit_code;
+        // A panic stays the cause.
+        if shutdown.exit_code == exit_code::DRAINED {
+            shutdown.exit_code = exit_code::FORCED;
+        }
         if std::mem::replace(&mut shutdown.forced, true) {
             return;
         }
