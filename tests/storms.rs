@@ -470,6 +470,21 @@ fn readers_that_stop_are_ended_and_the_others_miss_nothing() {
 const READERS_NETWORK: &str = "127.0.1.0/24";
 
 #[test]
+fn one_long_reply_that_nobody_reads_ends_its_connection() {
+    let server = Server::start(&[
+        "server.shards=1",
+        "server.max_message_bytes=16777216",
+        "server.write_timeout_ms=1000",
+        "keepalive.ping_interval_ms=0",
+    ]);
+    let stream = socket::connect_with(Ipv4Addr::LOCALHOST, server.clients, Some(4096)).unwrap();
+    let mut client = Client::upgrade(stream, "/echo").unwrap().unwrap();
+    client.send(&frame(FIN | BINARY, &vec![0; 12 << 20]));
+    eventually("the reader is given up", || Figures::of(&server).closed("slow_consumer") == 1);
+    settled(&server);
+}
+
+#[test]
 fn peers_that_vanish_are_found_and_their_places_come_free() {
     let _alone = alone();
     let server = Server::start(&[

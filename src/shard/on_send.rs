@@ -43,7 +43,10 @@ impl<R: Ring> Shard<R> {
         self.metrics.bytes_sent.add(sent as u64);
         batch.advance(sent);
         let mut next = None;
+        let begins = batch.remaining() > 0 && connection.outbound.is_none();
         if batch.remaining() > 0 {
+            // A queue also if nothing else waits: its progress is what a stuck reader is known by.
+            connection.outbound.get_or_insert_with(|| Box::new(Outbound::new(tick)));
             next = Some(batch);
         } else if let SendBatch::One { frame: Frame::Own(bytes), .. } = batch {
             recycle(&mut self.spare, bytes);
@@ -64,7 +67,11 @@ impl<R: Ring> Shard<R> {
                 connection.heard_tick = tick;
                 connection.facts.forget(Facts::AWAITING_PONG);
                 connection.in_flight.begin(InFlight::SEND);
+                let open = connection.state == State::Open;
                 self.ring.start(Operation::Send(token, batch));
+                if begins && open {
+                    self.set_open_timer(token);
+                }
             }
             None => {
                 connection.outbound = None;
