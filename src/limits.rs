@@ -17,6 +17,19 @@ pub const ACCEPTS: u32 = 64;
 /// A full table makes the kernel drop an accepted connection without an answer.
 pub const REFUSAL_SLOTS: u32 = 256;
 
+/// Connections from trusted proxies per shard that are not admitted yet, because they have not
+/// said for whom they are. A proxy says so at once, so a thousand of them at a time are a storm
+/// or somebody who holds them; further ones are told 503.
+pub const UNADMITTED: usize = 1_024;
+
+/// How many of these may be beyond what the shard could admit: half of [`REFUSAL_SLOTS`], so
+/// that a full server has descriptors left to say so to everybody else.
+pub const UNADMITTED_BEYOND: usize = REFUSAL_SLOTS as usize / 2;
+
+/// Entries of `X-Forwarded-For` and `Forwarded` that are looked at, from the right: more proxies
+/// than anybody puts one behind the other.
+pub const FORWARDED_ENTRIES: usize = 16;
+
 /// The smallest table of direct descriptors that a shard can work with.
 pub const MIN_FILES: u32 = ACCEPTS + 2 * 16;
 

@@ -10,8 +10,8 @@
 //! bytes can be smuggled past it. Bytes behind the head are frames only once the 101 is decided;
 //! nothing here touches them.
 //!
-//! Not here: which paths exist (404), deadlines, admission (429, 503), and trust in
-//! `X-Forwarded-For`.
+//! Not here: which paths exist (404), deadlines, admission (429, 503), and who the client is
+//! behind a proxy (`client_address`).
 
 mod fields;
 pub mod origin;

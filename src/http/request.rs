@@ -120,6 +120,34 @@ const CONTROL: Refusal = Refusal::bad_request("control character in the head");
 const FOLDED: Refusal = Refusal::bad_request("folded header");
 const TOO_LONG: Refusal = Refusal::new(Status::HeaderFieldsTooLarge, "head longer than 8192 bytes");
 
+/// The values of every header with this name in a complete head, in order, without surrounding
+/// white space. Case does not matter. Nothing else of the request is judged.
+pub fn header_values<'a, 'n>(
+    head: &'a [u8],
+    name: &'n str,
+) -> impl DoubleEndedIterator<Item = &'a [u8]> + use<'a, 'n> {
+    values_in(header_lines(head), name)
+}
+
+/// The same of header lines.
+pub(super) fn values_in<'a, 'n>(
+    lines: &'a [u8],
+    name: &'n str,
+) -> impl DoubleEndedIterator<Item = &'a [u8]> + use<'a, 'n> {
+    lines.split(|&byte| byte == b'\n').filter_map(move |line| {
+        let colon = memchr::memchr(b':', line)?;
+        let (line_name, value) = line.split_at(colon);
+        let is_wanted = line_name.eq_ignore_ascii_case(name.as_bytes());
+        is_wanted.then(|| value[1..].trim_ascii())
+    })
+}
+
+/// What follows the request line.
+pub(super) fn header_lines(head: &[u8]) -> &[u8] {
+    let start = head.trim_ascii_start();
+    memchr::memchr(b'\n', start).map_or(&[], |end| &start[end + 1..])
+}
+
 /// Appends a client's upgrade request to `out` (RFC 6455 section 4.1). `key` is the base64 form
 /// of 16 random bytes; `host` and `path_and_query` are written as they are.
 pub fn client_upgrade(host: &str, path_and_query: &str, key: &str, out: &mut Vec<u8>) {

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use super::fields::{self, Fields, Once};
 use super::origin::AllowedOrigins;
 use super::refusal::{Body, Refusal, Status};
-use super::target;
+use super::{request, target};
 
 /// The most headers a request may have.
 pub const HEADERS_MAX: usize = 64;
@@ -43,12 +43,7 @@ impl<'a> Upgrade<'a> {
     /// The values of every header with this name, in order, without surrounding white space.
     /// Case does not matter.
     pub fn header_values<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-        self.lines.split(|&byte| byte == b'\n').filter_map(move |line| {
-            let colon = memchr::memchr(b':', line)?;
-            let (line_name, value) = line.split_at(colon);
-            let is_wanted = line_name.eq_ignore_ascii_case(name.as_bytes());
-            is_wanted.then(|| value[1..].trim_ascii())
-        })
+        request::values_in(self.lines, name)
     }
 
     /// The subprotocols the client offers, preferred first; tokens, repeated headers joined
@@ -102,7 +97,7 @@ pub fn parse<'a>(head: &'a [u8], rules: &UpgradeRules) -> Result<Upgrade<'a>, Re
         host: target.authority.unwrap_or(host),
         origin,
         key,
-        lines: header_lines(head),
+        lines: request::header_lines(head),
     })
 }
 
@@ -225,12 +220,6 @@ fn check_origin<'a>(
 }
 
 const INVALID_ORIGIN: Refusal = Refusal::bad_request("invalid Origin header");
-
-/// What follows the request line.
-fn header_lines(head: &[u8]) -> &[u8] {
-    let start = head.trim_ascii_start();
-    memchr::memchr(b'\n', start).map_or(&[], |end| &start[end + 1..])
-}
 
 #[cfg(test)]
 mod tests;
