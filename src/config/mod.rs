@@ -8,7 +8,7 @@
 //!
 //! - `table`: the keys; types, defaults, ranges, environment names and explanations come
 //!   from here and nowhere else
-//! - `key`, `rule`, `value`, `allowed_origin`: what a key is and which values it takes
+//! - `key`, `rule`, `value`, `allowed_origin`, `network`: what a key is and which values it takes
 //! - `source`, `written`, `file`, `environment`: as written
 //! - `resolved`: as resolved, and the checks between keys
 //! - `default_file`: the table printed as a commented file
@@ -23,6 +23,7 @@ mod environment;
 mod error;
 mod file;
 mod key;
+mod network;
 mod resolved;
 mod rule;
 mod source;
@@ -38,7 +39,7 @@ pub use source::{FlagValue, Source, Sources};
 pub use table::{
     Admin, Admission, Config, Debugging, Handshake, Keepalive, Log, Metrics, Server, Shutdown,
 };
-pub use value::{LogFormat, Secret, Value};
+pub use value::{LogFormat, ProxyProtocol, Secret, Value};
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use super::file;
 use super::key::{KEYS, Key};
 use super::source::{Origin, Source, Sources};
 use super::table::Config;
-use super::value::{Secret, Value};
+use super::value::{ProxyProtocol, Secret, Value};
 use super::written::{Layer, Written, quiet};
 
 /// Limits for a machine on which people write software: a reload of a page full of sockets,
@@ -126,6 +126,22 @@ impl Config {
             self.note("shutdown.reconnect_per_second", note);
         }
         self.cut_stages();
+        if self.server.proxy_protocol != ProxyProtocol::Off
+            && self.server.trusted_proxies.is_empty()
+        {
+            self.warnings.push(
+                "server.proxy_protocol is set but server.trusted_proxies is empty: a PROXY header \
+                 is a malformed request from everybody"
+                    .to_owned(),
+            );
+        }
+        if self.server.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
+            self.warnings.push(
+                "server.trusted_proxies trusts every address: whoever connects can claim to be \
+                 anybody"
+                    .to_owned(),
+            );
+        }
         if self.debug.fault_injection {
             self.warnings.push(
                 "debug.fault_injection is on: the admin API can make a shard panic or stall"

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use toml::de::DeValue;
 
-use super::allowed_origin;
-use super::value::{LogFormat, Value};
+use super::value::{LogFormat, ProxyProtocol, Value};
+use super::{allowed_origin, network};
 
 /// The values a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,10 @@ pub enum Rule {
     Switch,
     /// The name of a log format.
     LogFormat,
+    /// `off`, `accept` or `require`.
+    ProxyProtocol,
+    /// Networks in CIDR form, or single addresses; separated by commas outside the file.
+    Networks,
     /// Origins, each exact or with a leading `*.` label; separated by commas outside the file.
     Origins,
     /// Empty, or visible ASCII (it travels in a header) of at least `min_chars`.
@@ -80,6 +84,10 @@ impl Rule {
             }
             Rule::Switch => "true or false".to_owned(),
             Rule::LogFormat => LogFormat::NAMES.join(", "),
+            Rule::ProxyProtocol => ProxyProtocol::NAMES.join(", "),
+            Rule::Networks => {
+                "addresses and networks, as in 10.0.0.7, 10.0.0.0/8 or fd00::/8".to_owned()
+            }
             Rule::Origins => "origins as a browser sends them, as in https://example.com, or \
                  https://*.example.com for every name below it"
                 .to_owned(),
@@ -107,11 +115,13 @@ impl Rule {
                 "false" | "0" => Value::Switch(false),
                 _ => return Err(None),
             },
-            Rule::LogFormat | Rule::Secret { .. } | Rule::Path => Value::Text(text.to_owned()),
-            Rule::Origins => Value::List(
+            Rule::LogFormat | Rule::ProxyProtocol | Rule::Secret { .. } | Rule::Path => {
+                Value::Text(text.to_owned())
+            }
+            Rule::Origins | Rule::Networks => Value::List(
                 text.split(',')
                     .map(str::trim)
-                    .filter(|origin| !origin.is_empty())
+                    .filter(|entry| !entry.is_empty())
                     .map(str::to_owned)
                     .collect(),
             ),
@@ -137,10 +147,10 @@ impl Rule {
                 )
             }
             Rule::Switch => Value::Switch(written.as_bool().ok_or(None)?),
-            Rule::LogFormat | Rule::Secret { .. } | Rule::Path => {
+            Rule::LogFormat | Rule::ProxyProtocol | Rule::Secret { .. } | Rule::Path => {
                 Value::Text(written.as_str().ok_or_else(|| wrong_type("a string"))?.to_owned())
             }
-            Rule::Origins => {
+            Rule::Origins | Rule::Networks => {
                 let texts = written.as_array().ok_or_else(|| wrong_type("a list of strings"))?;
                 let texts = texts.iter().map(|text| text.get_ref().as_str().map(str::to_owned));
                 let texts: Option<Vec<_>> = texts.collect();
@@ -164,6 +174,9 @@ impl Rule {
                 matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
             }
             (Rule::LogFormat, Value::Text(name)) => LogFormat::NAMES.contains(&name.as_str()),
+            (Rule::ProxyProtocol, Value::Text(name)) => {
+                ProxyProtocol::NAMES.contains(&name.as_str())
+            }
             (Rule::Secret { min_chars }, Value::Text(text)) => {
                 return check_secret(text, *min_chars);
             }
@@ -171,6 +184,13 @@ impl Rule {
                 for origin in origins {
                     allowed_origin::check(origin)
                         .map_err(|problem| Some(format!("{origin:?}: {problem}")))?;
+                }
+                true
+            }
+            (Rule::Networks, Value::List(networks)) => {
+                for written in networks {
+                    network::parse(written)
+                        .map_err(|problem| Some(format!("{written:?}: {problem}")))?;
                 }
                 true
             }

@@ -10,10 +10,12 @@
 use super::key::{Key, LegacyName, Preset};
 use super::rule::{Rule, between, zero_or};
 use super::source::Origin;
-use super::value::{LogFormat, Secret, Setting, Value};
+use super::value::{LogFormat, ProxyProtocol, Secret, Setting, Value};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+use ipnet::IpNet;
 
 use Preset::{Number, Switch, Text};
 
@@ -146,6 +148,18 @@ keys! {
         /// send no Origin are not browsers and always may. An empty list allows every page,
         /// which is right only if a connection by itself gives access to nothing.
         allowed_origins: Vec<String> = Text(""), Rule::Origins, "";
+
+        /// The proxies that tell the truth about whom they forward. From their addresses, and
+        /// from no others, a PROXY header (if server.proxy_protocol allows it) or else
+        /// X-Forwarded-For or Forwarded says who the client is; limits then apply to that
+        /// client. Whoever can connect from one of these addresses can claim to be anybody.
+        /// An empty list trusts nobody.
+        trusted_proxies: Vec<IpNet> = Text(""), Rule::Networks, "";
+
+        /// Whether a trusted proxy begins a connection with a PROXY header, version 1 or 2:
+        /// off, accept (it may) or require (it must). From anybody else, and with off, a PROXY
+        /// header is a malformed request.
+        proxy_protocol: ProxyProtocol = Text("off"), Rule::ProxyProtocol, "";
 
         /// The longest message a client may send, over all its fragments; a longer one closes
         /// the connection with 1009. It bounds what one client can make the server keep.

@@ -5,7 +5,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::Serialize;
+
+use super::network;
 
 /// A value of any key, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -94,6 +97,22 @@ impl LogFormat {
     pub(super) const NAMES: &'static [&'static str] = &["auto", "human", "json"];
 }
 
+/// Whether a trusted proxy says with a PROXY header whom it forwards (`server.proxy_protocol`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// Never; a PROXY header is a malformed request.
+    Off,
+    /// It may.
+    Accept,
+    /// It must.
+    Require,
+}
+
+impl ProxyProtocol {
+    /// The names of `server.proxy_protocol`, in the order of the variants.
+    pub(super) const NAMES: &'static [&'static str] = &["off", "accept", "require"];
+}
+
 /// A Rust type that a key's value becomes. The rule of the key has already been checked, so a
 /// value of another kind here is a mistake in the table of keys, which the first test finds.
 pub(super) trait Setting {
@@ -165,6 +184,18 @@ impl Setting for Vec<String> {
     }
 }
 
+impl Setting for Vec<IpNet> {
+    fn from_value(value: Value) -> Self {
+        let Value::List(texts) = &value else { mistaken("Vec<IpNet>", &value) };
+        let networks: Result<_, _> = texts.iter().map(|text| network::parse(text)).collect();
+        networks.unwrap_or_else(|_| mistaken("Vec<IpNet>", &value))
+    }
+
+    fn to_value(&self) -> Value {
+        Value::List(self.iter().map(ToString::to_string).collect())
+    }
+}
+
 impl Setting for Option<Secret> {
     fn from_value(value: Value) -> Self {
         match value {
@@ -206,6 +237,26 @@ impl Setting for LogFormat {
             LogFormat::Auto => "auto",
             LogFormat::Human => "human",
             LogFormat::Json => "json",
+        };
+        Value::Text(name.to_owned())
+    }
+}
+
+impl Setting for ProxyProtocol {
+    fn from_value(value: Value) -> Self {
+        match value {
+            Value::Text(text) if text == "off" => ProxyProtocol::Off,
+            Value::Text(text) if text == "accept" => ProxyProtocol::Accept,
+            Value::Text(text) if text == "require" => ProxyProtocol::Require,
+            other => mistaken("ProxyProtocol", &other),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        let name = match self {
+            ProxyProtocol::Off => "off",
+            ProxyProtocol::Accept => "accept",
+            ProxyProtocol::Require => "require",
         };
         Value::Text(name.to_owned())
     }

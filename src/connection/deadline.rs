@@ -57,7 +57,7 @@ pub enum Due {
 pub fn due(connection: &Connection, now: u32, limits: &Deadlines) -> Due {
     match connection.state {
         State::Vacant | State::Ending => Due::Never,
-        State::Handshake | State::TurnedAway => {
+        State::Handshake | State::TurnedAway | State::Unadmitted => {
             match passed(connection.accepted_tick, limits.handshake, now) {
                 Ok(()) => Due::HandshakeTimeout,
                 Err(at) => Due::Later(at),

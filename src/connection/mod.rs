@@ -7,6 +7,7 @@ pub mod deadline;
 pub mod outbound;
 
 use crate::admission::SourceKey;
+use crate::client_address::Provenance;
 use crate::close_reason::CloseReason;
 use crate::websocket::Partial;
 
@@ -19,6 +20,8 @@ pub enum State {
     /// The slot is not in use.
     #[default]
     Vacant,
+    /// Accepted from a trusted proxy, which has not said for whom: not admitted yet.
+    Unadmitted,
     /// Accepted and admitted; its upgrade request has not arrived completely.
     Handshake,
     /// Accepted but not admitted: told so as soon as its first bytes have been read (an answer
@@ -91,7 +94,8 @@ impl InFlight {
     }
 }
 
-/// Yes-or-no facts about a connection, one bit each.
+/// Yes-or-no facts about a connection, one bit each; the upper byte says where its source was
+/// taken from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts(u16);
 
@@ -127,6 +131,20 @@ impl Facts {
     pub const fn forget(&mut self, fact: Self) {
         self.0 &= !fact.0;
     }
+
+    /// Where the source was taken from.
+    pub fn provenance(self) -> Provenance {
+        let index = usize::from(self.0 >> Self::PROVENANCE_SHIFT);
+        Provenance::ALL.get(index).copied().unwrap_or_default()
+    }
+
+    /// Notes where the source was taken from.
+    pub const fn note_provenance(&mut self, provenance: Provenance) {
+        let others = self.0 & ((1 << Self::PROVENANCE_SHIFT) - 1);
+        self.0 = others | (provenance.index() as u16) << Self::PROVENANCE_SHIFT;
+    }
+
+    const PROVENANCE_SHIFT: u32 = 8;
 }
 
 /// No connection, no subscription, no link.
@@ -159,7 +177,8 @@ pub struct Connection {
     pub partial: Option<Box<Partial>>,
     /// Frames that wait behind the send in flight; absent when none do.
     pub outbound: Option<Box<Outbound>>,
-    /// Whose budget it is counted in; the address in the admission table's form.
+    /// Whose budget it is counted in; the address in the admission table's form. While it is
+    /// [`State::Unadmitted`], its peer's.
     pub source: SourceKey,
     /// Its deadline.
     pub timer: TimerLinks,
@@ -228,5 +247,23 @@ impl Connection {
     /// Bytes queued behind the send in flight.
     pub fn queued_bytes(&self) -> usize {
         self.outbound.as_ref().map_or(0, |outbound| outbound.bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_source_was_taken_from_is_no_fact_and_changes_none() {
+        let mut facts = Facts::default();
+        facts.note(Facts::REFUSED_LATE);
+        for provenance in Provenance::ALL {
+            facts.note_provenance(provenance);
+            facts.note(Facts::ADMITTED);
+            facts.forget(Facts::ADMITTED);
+            assert_eq!(facts.provenance(), provenance);
+            assert!(facts.has(Facts::REFUSED_LATE) && !facts.has(Facts::ADMITTED));
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! A shard lets its connections go: notice, then bye and Close at its share of the pace, then
 //! the cut. The coordinator sets pace and deadline and collects; it sees no connection.
 //!
-//! Invariant: every connection that was there when the shard began to refuse is marked, and its
-//! end is counted as exactly one outcome.
+//! Invariant: every connection that was admitted when the shard began to refuse is marked, and
+//! its end is counted as exactly one outcome.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -143,6 +143,10 @@ impl<R: Ring> Shard<R> {
         for slot in 0..self.connections.end() {
             let Some(token) = self.connections.token(slot) else { continue };
             let Some(connection) = self.connections.get_mut(token) else { continue };
+            if connection.state == State::Unadmitted {
+                self.turn_away_unadmitted(token);
+                continue;
+            }
             if connection.state == State::TurnedAway || !connection.facts.has(Facts::ADMITTED) {
                 continue;
             }

@@ -18,6 +18,7 @@ mod on_send;
 mod on_tick;
 pub mod settings;
 mod timers;
+mod unadmitted;
 
 use std::collections::VecDeque;
 use std::io;
@@ -46,6 +47,7 @@ use on_accept::Accepting;
 use on_receive::BeforeUpgrade;
 use settings::Settings;
 use timers::Timers;
+use unadmitted::Unadmitted;
 
 /// What a shard is made of besides its ring.
 pub struct Parts {
@@ -83,6 +85,7 @@ pub struct Shard<R: Ring> {
     accepting: Accepting,
     connections: Connections,
     before_upgrade: HashMap<FileSlot, BeforeUpgrade, RandomState>,
+    unadmitted: HashMap<FileSlot, Unadmitted, RandomState>,
     timers: Timers,
     due: Vec<FileSlot>,
     registry: Registry,
@@ -115,6 +118,7 @@ impl<R: Ring> Shard<R> {
             accepting: Accepting::new(capacity),
             connections: Connections::default(),
             before_upgrade: HashMap::with_hasher(parts.hash.clone()),
+            unadmitted: HashMap::with_hasher(parts.hash.clone()),
             timers: Timers::new(on_tick::tick_at(now, 0)),
             due: Vec::new(),
             registry: Registry::new(parts.hash),

@@ -1,7 +1,10 @@
-//! A connection arrives: its source is known, so it is admitted or not before a byte is read.
+//! A connection arrives: its source is known, so it is admitted or not before a byte is read;
+//! unless its peer is a trusted proxy, which first has to say for whom it connects.
 //!
 //! Accepting stops before the table of direct descriptors is full, because the kernel would drop
 //! the connection without an answer; the backlog holds it meanwhile.
+
+use std::net::IpAddr;
 
 use tracing::{debug, warn};
 
@@ -9,6 +12,7 @@ use super::Shard;
 use super::on_receive::BeforeUpgrade;
 use super::on_tick::ACCEPT_PAUSE_TICKS;
 use crate::admission::{RefusalReason, Verdict};
+use crate::client_address::Provenance;
 use crate::connection::{Facts, InFlight, State};
 use crate::limits;
 use crate::ring::{Accepted, Errno, Operation, Ring};
@@ -125,35 +129,55 @@ impl<R: Ring> Shard<R> {
 
     fn admit(&mut self, accepted: Accepted) {
         self.metrics.accepted.add(1);
-        let source = self.settings.prefixes.key(accepted.address.ip());
-        let refusal = if !self.phase.accepts() {
-            Some((RefusalReason::Draining, limits::RETRY_AFTER_MS))
+        let ip = accepted.address.ip();
+        let verdict = if self.phase.accepts() && self.settings.trusted_proxies.contains(ip) {
+            self.room_for_unadmitted().map(|()| State::Unadmitted)
         } else {
-            match self.admission.admit(source, self.now.ns()) {
-                Verdict::Admitted => None,
-                Verdict::Refused { reason, retry_after_ms } => Some((reason, retry_after_ms)),
-            }
+            self.ask_admission(ip).map(|()| State::Handshake)
         };
         let tick = self.tick;
-        let state = if refusal.is_some() { State::TurnedAway } else { State::Handshake };
+        let source = self.settings.prefixes.key(ip);
+        let state = verdict.unwrap_or(State::TurnedAway);
         let (token, connection) = self.connections.begin(accepted.slot, state);
         connection.source = source;
         connection.port = accepted.address.port();
         connection.accepted_tick = tick;
         connection.heard_tick = tick;
         connection.in_flight.begin(InFlight::RECEIVE);
-        if let Some((reason, retry_after_ms)) = refusal {
-            let answer = reason.to_refusal(retry_after_ms);
-            self.before_upgrade.insert(token.slot, BeforeUpgrade::TurnedAway(answer));
-            self.metrics.admission_refused[reason.index()].add(1);
-            debug!(peer = %accepted.address, reason = reason.label(), "connection refused");
-        } else {
-            connection.facts.note(Facts::ADMITTED);
+        match verdict {
+            Ok(State::Unadmitted) => self.begin_unadmitted(token, accepted.address),
+            Ok(_) => connection.facts.note(Facts::ADMITTED),
+            Err((reason, retry_after_ms)) => {
+                let answer = reason.to_refusal(retry_after_ms);
+                self.before_upgrade.insert(token.slot, BeforeUpgrade::TurnedAway(answer));
+                debug!(
+                    peer = %accepted.address,
+                    %source,
+                    provenance = Provenance::Peer.label(),
+                    reason = reason.label(),
+                    "connection refused"
+                );
+            }
         }
         self.metrics.handshaking.add(1);
         let deadline = tick.wrapping_add(self.settings.deadlines.handshake);
         self.timers.set(&mut self.connections, token.slot, deadline);
         // The request follows at once: a receive costs one operation, a watch would cost three.
         self.ring.start(Operation::Receive { token, wait: true });
+    }
+
+    /// Admits a connection of the client at `ip` and takes its place in the budgets, or says
+    /// why not and when to come back, in milliseconds. A refusal is counted.
+    pub(super) fn ask_admission(&mut self, ip: IpAddr) -> Result<(), (RefusalReason, u64)> {
+        let refused = if self.phase.accepts() {
+            match self.admission.admit(self.settings.prefixes.key(ip), self.now.ns()) {
+                Verdict::Admitted => return Ok(()),
+                Verdict::Refused { reason, retry_after_ms } => (reason, retry_after_ms),
+            }
+        } else {
+            (RefusalReason::Draining, limits::RETRY_AFTER_MS)
+        };
+        self.metrics.admission_refused[refused.0.index()].add(1);
+        Err(refused)
     }
 }

@@ -141,6 +141,7 @@ impl<R: Ring> Shard<R> {
         self.registry.leave(subscriptions);
         self.metrics.subscriptions.set(self.registry.len() as u64);
         self.before_upgrade.remove(&token.slot);
+        self.unadmitted.remove(&token.slot);
         self.timers.clear(&mut self.connections, token.slot);
         self.drop_queue(token);
         self.close_if_quiet(token);
@@ -182,11 +183,17 @@ impl<R: Ring> Shard<R> {
             metrics.closed[reason.index()].add(1);
             metrics.connection_ms.add(age_ms);
             metrics.open_since_ms.set(metrics.open_since_ms.get().saturating_sub(accepted_ms));
-            debug!(slot = token.slot, source = %source, reason = reason.label(), "connection closed");
         } else {
             metrics.handshaking.set(metrics.handshaking.get().saturating_sub(1));
             metrics.handshakes_ended[reason.index()].add(1);
         }
+        debug!(
+            slot = token.slot,
+            %source,
+            provenance = facts.provenance().label(),
+            reason = reason.label(),
+            "connection closed"
+        );
         if facts.has(Facts::ADMITTED) {
             self.admission.released(source, self.now.ns());
         }

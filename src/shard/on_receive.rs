@@ -5,6 +5,7 @@ use tracing::debug;
 
 use super::Shard;
 use crate::close_reason::CloseReason;
+use crate::config::ProxyProtocol;
 use crate::connection::{Facts, InFlight, State};
 use crate::handler::Inbound;
 use crate::http::refusal::{Refusal, Status};
@@ -207,18 +208,22 @@ impl<R: Ring> Shard<R> {
     fn on_bytes(&mut self, token: Token, received: &Received) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         match connection.state {
-            State::Handshake => self.on_head(token, received),
-            State::TurnedAway => self.turn_away(token),
+            State::Unadmitted => self.on_bytes_unadmitted(token, received),
+            State::Handshake => self.on_head(token, received, 0),
+            State::TurnedAway => self.turn_away(token, received),
             State::Open | State::Closing => self.on_frames(token, received, 0),
             State::Vacant | State::Flushing | State::Lingering | State::Ending => {}
         }
     }
 
-    fn turn_away(&mut self, token: Token) {
+    fn turn_away(&mut self, token: Token, received: &Received) {
+        // Behind a PROXY header the request is still to come.
+        let read_whole = self.settings.proxy_protocol == ProxyProtocol::Off
+            || self.ring.bytes(received).ends_with(b"\r\n\r\n");
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.reason = Some(CloseReason::AdmissionRefused);
         if let Some(BeforeUpgrade::TurnedAway(refusal)) = self.before_upgrade.remove(&token.slot) {
-            self.refuse(token, &refusal, true);
+            self.refuse(token, &refusal, read_whole);
         }
     }
 
@@ -235,21 +240,24 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn on_head(&mut self, token: Token, received: &Received) {
+    /// The bytes after the first `skip` belong to the head of a request.
+    pub(super) fn on_head(&mut self, token: Token, received: &Received, skip: usize) {
         let (mut head, mut scanner) = match self.before_upgrade.remove(&token.slot) {
             Some(BeforeUpgrade::Head(head, scanner)) => (head, scanner),
             _ => (self.spare_buffer(), HeadScanner::default()),
         };
         let before = head.len();
-        head.extend_from_slice(self.ring.bytes(received));
+        head.extend_from_slice(&self.ring.bytes(received)[skip..]);
         match scanner.scan(&head) {
             Ok(Head::Incomplete) => {
                 self.before_upgrade.insert(token.slot, BeforeUpgrade::Head(head, scanner));
             }
             Ok(Head::Complete { len }) => {
-                match self.upgrade(token, &head[..len]) {
-                    Ok(()) => self.on_frames(token, received, len - before),
-                    Err(refusal) => self.refuse_upgrade(token, &refusal, true),
+                if self.is_admitted(token, &head[..len]) {
+                    match self.upgrade(token, &head[..len]) {
+                        Ok(()) => self.on_frames(token, received, skip + len - before),
+                        Err(refusal) => self.refuse_upgrade(token, &refusal, true),
+                    }
                 }
                 self.recycle(head);
             }
@@ -257,16 +265,17 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn refuse_upgrade(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {
+    pub(super) fn refuse_upgrade(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
         debug!(
             slot = token.slot,
+            source = %connection.source,
+            provenance = connection.facts.provenance().label(),
             status = refusal.status.code(),
             detail = refusal.detail,
             "upgrade refused"
         );
-        if let Some(connection) = self.connections.get_mut(token) {
-            connection.reason = Some(CloseReason::HandshakeRefused);
-        }
+        connection.reason = Some(CloseReason::HandshakeRefused);
         self.refuse(token, refusal, read_whole);
     }
 

@@ -1,7 +1,8 @@
 //! What a shard needs of the configuration, in its own units.
 
 use crate::admission::Prefixes;
-use crate::config::Config;
+use crate::client_address::TrustedProxies;
+use crate::config::{Config, ProxyProtocol};
 use crate::connection::deadline::Deadlines;
 use crate::http::origin::{AllowedOrigins, InvalidOrigin};
 use crate::http::upgrade::UpgradeRules;
@@ -28,6 +29,10 @@ pub struct Settings {
     pub receive_buffer_bytes: usize,
     /// How much of an address makes a source.
     pub prefixes: Prefixes,
+    /// Who may say for whom it connects.
+    pub trusted_proxies: TrustedProxies,
+    /// Whether such a proxy does so in a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
     /// What an upgrade request must be like.
     pub upgrade: UpgradeRules,
 }
@@ -58,6 +63,8 @@ impl Settings {
             receive_buffers: config.server.receive_buffers,
             receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
             prefixes: Prefixes::default(),
+            trusted_proxies: TrustedProxies::new(&config.server.trusted_proxies),
+            proxy_protocol: config.server.proxy_protocol,
             upgrade: UpgradeRules {
                 allowed_origins: AllowedOrigins::new(&config.server.allowed_origins)?,
             },

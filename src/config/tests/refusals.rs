@@ -53,7 +53,7 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
 #[test]
 fn settings_of_features_that_do_not_exist_are_refused() {
     let (_file, mut sources) = written(
-        "[server]\ntrusted_proxies = []\nproxy_protocol = true\n\
+        "[server]\ntls = true\ncertificate = \"\"\n\
          [admission]\noverrides = {}\n[redis]\nurl = \"\"\n",
     );
     sources.environment = environment(&[("TIDEGATE_REDIS__URL", "redis://redis:6379")]).environment;
@@ -114,6 +114,39 @@ fn every_error_is_reported_with_its_place() {
             "environment TIDEGATE_SERVER__ECHO: server.echo = \"\" is refused; allowed: true or \
              false"
                 .to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn proxies_are_networks_and_the_protocol_a_word() {
+    let (_file, mut sources) = written(
+        "[server]\n\
+         trusted_proxies = [\"10.0.0.0/8\", \"10.0.0.1/8\"]\n\
+         proxy_protocol = true\n",
+    );
+    let variables =
+        [("TIDEGATE_SERVER__TRUSTED_PROXIES", "all"), ("TIDEGATE_SERVER__PROXY_PROTOCOL", "v2")];
+    sources.environment = environment(&variables).environment;
+    let networks = "addresses and networks, as in 10.0.0.7, 10.0.0.0/8 or fd00::/8";
+    assert_eq!(
+        errors(sources),
+        [
+            format!(
+                "file FILE:2: server.trusted_proxies = [\"10.0.0.0/8\", \"10.0.0.1/8\"] is refused \
+                 (\"10.0.0.1/8\": it has bits behind its prefix; the network is 10.0.0.0/8); \
+                 allowed: {networks}"
+            ),
+            "file FILE:3: server.proxy_protocol = true is refused (a string is expected here); \
+             allowed: off, accept, require"
+                .to_owned(),
+            "environment TIDEGATE_SERVER__PROXY_PROTOCOL: server.proxy_protocol = v2 is \
+             refused; allowed: off, accept, require"
+                .to_owned(),
+            format!(
+                "environment TIDEGATE_SERVER__TRUSTED_PROXIES: server.trusted_proxies = all is \
+                 refused (\"all\": it is neither an address nor a network); allowed: {networks}"
+            ),
         ]
     );
 }

@@ -96,6 +96,22 @@ fn receive_buffers_are_a_power_of_two() {
 }
 
 #[test]
+fn nobody_is_trusted_unless_it_is_set() {
+    let config = Config::default();
+    assert!(config.server.trusted_proxies.is_empty());
+    assert_eq!(config.server.proxy_protocol, ProxyProtocol::Off);
+    let proxies = ("server.trusted_proxies", "127.0.0.2, 10.0.0.0/8");
+    let config = Config::load(set(&[proxies, ("server.proxy_protocol", "require")])).unwrap();
+    assert_eq!(config.server.proxy_protocol, ProxyProtocol::Require);
+    let (value, _) = shown(&config, "server.trusted_proxies");
+    assert_eq!(value, "[127.0.0.2/32, 10.0.0.0/8]");
+    assert!(config.warnings.is_empty());
+    for alone in [("server.proxy_protocol", "accept"), ("server.trusted_proxies", "::/0")] {
+        assert_eq!(Config::load(set(&[alone])).unwrap().warnings.len(), 1, "{alone:?}");
+    }
+}
+
+#[test]
 fn close_codes_are_those_that_may_be_sent() {
     for code in 0..=5100_u16 {
         let allowed = matches!(code, 1000..=1014 | 3000..=4999) && !(1004..=1006).contains(&code);

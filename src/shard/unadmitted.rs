@@ -1,0 +1,142 @@
+//! A trusted proxy has connected: for whom, it says in a PROXY header or in the head of the
+//! request, and only then is the connection admitted or not.
+//!
+//! Until then it holds a descriptor and its handshake deadline, and no place in any budget of a
+//! source; how many there may be is bounded. Nobody else's connections come here.
+
+use std::net::SocketAddr;
+
+use tracing::debug;
+
+use super::Shard;
+use super::on_receive::BeforeUpgrade;
+use crate::admission::RefusalReason;
+use crate::client_address::proxy_header::{Header, HeaderReader, Malformed};
+use crate::client_address::{ClientAddress, forwarded};
+use crate::close_reason::CloseReason;
+use crate::config::ProxyProtocol;
+use crate::connection::{Facts, State};
+use crate::http::refusal::Refusal;
+use crate::http::request::HeadScanner;
+use crate::limits;
+use crate::ring::{Received, Ring, Token};
+
+const MALFORMED: Refusal = Refusal::bad_request("malformed PROXY header");
+const NO_HEADER: Refusal = Refusal::bad_request("this proxy has to send a PROXY header");
+
+/// What is known of a connection that is not admitted yet. Beside the table of connections,
+/// because few are in that state at a time.
+#[derive(Debug)]
+pub(super) struct Unadmitted {
+    peer: SocketAddr,
+    /// The beginning of what may be a PROXY header; absent once it is clear that there is none.
+    header: Option<(Vec<u8>, HeaderReader)>,
+}
+
+impl<R: Ring> Shard<R> {
+    /// Whether one more may wait, so that those who wait leave descriptors to everybody else.
+    pub(super) fn room_for_unadmitted(&self) -> Result<(), (RefusalReason, u64)> {
+        let beyond = limits::UNADMITTED_BEYOND.min(self.ring.file_capacity() as usize / 8);
+        let admissible = self.admission.capacity().available() as usize;
+        if self.unadmitted.len() < limits::UNADMITTED.min(admissible + beyond) {
+            return Ok(());
+        }
+        self.metrics.admission_refused[RefusalReason::Overload.index()].add(1);
+        Err((RefusalReason::Overload, limits::RETRY_AFTER_MS))
+    }
+
+    pub(super) fn begin_unadmitted(&mut self, token: Token, peer: SocketAddr) {
+        let may_have_header = self.settings.proxy_protocol != ProxyProtocol::Off;
+        let header = may_have_header.then(|| (self.spare_buffer(), HeaderReader::default()));
+        self.unadmitted.insert(token.slot, Unadmitted { peer, header });
+    }
+
+    pub(super) fn on_bytes_unadmitted(&mut self, token: Token, received: &Received) {
+        let Some(waiting) = self.unadmitted.get_mut(&token.slot) else { return };
+        let peer = waiting.peer;
+        let Some((mut bytes, mut reader)) = waiting.header.take() else {
+            return self.on_head(token, received, 0);
+        };
+        let before = bytes.len();
+        bytes.extend_from_slice(self.ring.bytes(received));
+        match reader.read(&bytes) {
+            Ok(Header::Incomplete) => waiting.header = Some((bytes, reader)),
+            Ok(Header::Absent) if self.settings.proxy_protocol == ProxyProtocol::Require => {
+                self.refuse_upgrade(token, &NO_HEADER, false);
+            }
+            Ok(Header::Absent) => {
+                // What looked like the beginning of a header begins the request.
+                bytes.truncate(before);
+                let head = BeforeUpgrade::Head(bytes, HeadScanner::default());
+                self.before_upgrade.insert(token.slot, head);
+                self.on_head(token, received, 0);
+            }
+            Ok(Header::Complete { len, client }) => {
+                let client = client.unwrap_or(ClientAddress::of_peer(peer));
+                let rest = &bytes[len..];
+                match self.admit_client(token, client) {
+                    Ok(()) if rest.is_empty() => {}
+                    Ok(()) => self.on_head(token, received, len - before),
+                    Err(refusal) => self.refuse(token, &refusal, rest.ends_with(b"\r\n\r\n")),
+                }
+                self.recycle(bytes);
+            }
+            Err(Malformed) => self.refuse_upgrade(token, &MALFORMED, false),
+        }
+    }
+
+    /// Whether a connection whose `head` is complete is admitted, by now at the latest. If not,
+    /// it has been refused.
+    pub(super) fn is_admitted(&mut self, token: Token, head: &[u8]) -> bool {
+        let Some(waiting) = self.unadmitted.get(&token.slot) else { return true };
+        let client = forwarded::client(head, waiting.peer, &self.settings.trusted_proxies);
+        match self.admit_client(token, client) {
+            Ok(()) => true,
+            Err(refusal) => {
+                self.refuse(token, &refusal, true);
+                false
+            }
+        }
+    }
+
+    /// The client is known: the connection is its from now on.
+    fn admit_client(&mut self, token: Token, client: ClientAddress) -> Result<(), Refusal> {
+        let peer = self.unadmitted.remove(&token.slot).map(|waiting| waiting.peer);
+        let verdict = self.ask_admission(client.ip);
+        let source = self.settings.prefixes.key(client.ip);
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.source = source;
+            connection.port = client.port;
+            connection.facts.note_provenance(client.provenance);
+            match verdict {
+                Ok(()) => {
+                    connection.state = State::Handshake;
+                    connection.facts.note(Facts::ADMITTED);
+                }
+                Err(_) => connection.reason = Some(CloseReason::AdmissionRefused),
+            }
+        }
+        verdict.map_err(|(reason, retry_after_ms)| {
+            debug!(
+                slot = token.slot,
+                ?peer,
+                %source,
+                provenance = client.provenance.label(),
+                reason = reason.label(),
+                "connection refused"
+            );
+            reason.to_refusal(retry_after_ms)
+        })
+    }
+
+    /// The server has begun to refuse. The connection was never admitted, so its end is no
+    /// outcome of the drain; it is told at once like those who are in their handshake.
+    pub(super) fn turn_away_unadmitted(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.reason = Some(CloseReason::AdmissionRefused);
+        self.unadmitted.remove(&token.slot);
+        let reason = RefusalReason::Draining;
+        self.metrics.admission_refused[reason.index()].add(1);
+        self.refuse(token, &reason.to_refusal(limits::RETRY_AFTER_MS), false);
+    }
+}
