@@ -16,7 +16,8 @@ pub const USAGE: u8 = 64;
 /// io_uring cannot be used on this machine (`EX_UNAVAILABLE`): the log names the cause.
 pub const UNAVAILABLE: u8 = 69;
 
-/// `shutdown.deadline_ms` ended the process before its stages were done (`EX_SOFTWARE`).
+/// `shutdown.deadline_ms`, or the part of it that the last stage has, ended the process with
+/// connections that it could not let go (`EX_SOFTWARE`).
 pub const DEADLINE: u8 = 70;
 
 /// A second signal, or `DELETE /api/v1/shutdown/shutdown`, cut the drain short

@@ -101,6 +101,31 @@ fn a_signal_after_a_panic_does_not_hide_it() {
 }
 
 #[test]
+fn a_shard_that_stands_still_while_the_server_ends_is_in_the_report() {
+    let settings = [
+        "server.shards=2",
+        "debug.fault_injection=true",
+        "shutdown.deadline_ms=2000",
+        "shutdown.drain_ms=200",
+        "shutdown.close_timeout_ms=100",
+    ];
+    // It comes round while there is time to force its clients, or not before the end.
+    for (stall_ms, exit_code, accounted) in [(900, 0, true), (20_000, 70, false)] {
+        let mut server = Server::start(&settings);
+        let _deaf: Vec<_> = (0..60).map(|_| Client::connect(server.clients, "/echo")).collect();
+        inject(&server, &json!({ "shard": 0, "fault": "stall", "ms": stall_ms }));
+        server.signal(Signal::TERM);
+        let (code, last_words) = server.ended();
+        assert_eq!((code, &last_words["forced"]), (Some(exit_code), &json!(true)), "{last_words}");
+        assert_eq!(last_words["connections_at_start"], 60, "{last_words}");
+        let sum: u64 = outcomes(&last_words).values().sum();
+        assert_eq!(sum == 60, accounted, "{last_words}");
+        let says_so = |event: &Value| text(event, "message").contains("do not add up");
+        assert_eq!(server.log().iter().any(says_so), !accounted);
+    }
+}
+
+#[test]
 fn a_stalled_shard_delays_nobody_else_and_is_seen() {
     let server = Server::start(&["server.shards=2", "debug.fault_injection=true"]);
     // Which shard a client is on shows in the counts, one client at a time.

@@ -26,6 +26,7 @@ use crate::close_reason::DrainOutcome;
 use crate::exit_code;
 use crate::mesh::inbox::Postbox;
 use crate::mesh::message::{Fault, PhaseOrder, ShardMessage};
+use crate::metrics::ShardMetrics;
 
 use command::{Command, ShardFailure, ShutdownAnswer};
 use phase::Phase;
@@ -288,6 +289,9 @@ impl Coordinator {
                 self.step(StageResult::Done, Phase::Stopped);
             }
             Phase::Flushing if timed_out(caps.flush) => {
+                if self.left() > 0 {
+                    self.miss_deadline();
+                }
                 self.step(StageResult::TimedOut, Phase::Stopped);
             }
             _ => {}
@@ -401,13 +405,30 @@ impl Coordinator {
                 phase = %self.state.phase(),
                 "Shutdown timeout reached, forcing exit"
             );
-            shutdown.forced = true;
-            if shutdown.exit_code == exit_code::DRAINED {
-                shutdown.exit_code = exit_code::DEADLINE;
-            }
         }
+        self.miss_deadline();
         self.stages.finish(self.state.clock.now(), StageResult::TimedOut);
         self.state.enter(Phase::Stopped);
+    }
+
+    /// The process ends with connections that it could not let go.
+    fn miss_deadline(&mut self) {
+        let Some(shutdown) = &mut self.shutdown else { return };
+        shutdown.forced = true;
+        if shutdown.exit_code == exit_code::DRAINED {
+            shutdown.exit_code = exit_code::DEADLINE;
+        }
+    }
+
+    /// Connections that were there when the drain began. Those of a shard that has not taken the
+    /// order yet, or never will because it stands still, are there still.
+    fn connections_at_start(&self) -> u64 {
+        if self.state.phase() < Phase::Refusing {
+            return 0;
+        }
+        let of =
+            |shard: &Arc<ShardMetrics>| shard.drain_started_with.get().max(shard.connections.get());
+        self.state.shards.iter().map(of).sum()
     }
 
     /// The shutdown as it stands; a report of nothing while the server runs.
@@ -422,7 +443,7 @@ impl Coordinator {
             let counts = self.state.shards.iter().map(|s| s.drain_outcomes[outcome.index()].get());
             outcomes.insert(outcome.label(), counts.sum::<u64>());
         }
-        let started_with: u64 = self.state.shards.iter().map(|s| s.drain_started_with.get()).sum();
+        let started_with = self.connections_at_start();
         let accounted: u64 = outcomes.values().sum();
         let cut = outcomes.get(DrainOutcome::Forced.label()).copied().unwrap_or_default();
         let stopped = phase == Phase::Stopped;

@@ -116,7 +116,8 @@ impl<R: Ring> Shard<R> {
         } else if let (Some(drain), Some(order)) = (&mut self.drain, order.drain) {
             drain.order = order;
         }
-        let now = self.now;
+        // Read anew: time that this turn has taken so far is not the clients'.
+        let now = self.clock.now();
         if let Some(drain) = &mut self.drain {
             match order.phase {
                 Phase::Draining => drain.closing_since = Some(now),
@@ -311,6 +312,12 @@ impl<R: Ring> Shard<R> {
             }
         }
         true
+    }
+
+    /// Counts whoever is left when the shard ends: closing its ring cuts them.
+    pub(super) fn account_for_rest(&mut self) {
+        let left = self.drain.as_ref().map_or(0, |drain| drain.left);
+        (0..left).for_each(|_| self.on_drained(DrainOutcome::Forced));
     }
 
     /// True when the coordinator has ended the shard and the backlog is empty: whoever was

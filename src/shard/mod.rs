@@ -145,6 +145,7 @@ impl<R: Ring> Shard<R> {
         while !self.is_finished() {
             self.turn()?;
         }
+        self.account_for_rest();
         Ok(())
     }
 
