@@ -62,7 +62,7 @@ fn readiness_goes_off_at_the_signal_and_before_the_first_refusal() {
 
 #[test]
 fn the_figures_agree_with_the_clients() {
-    let server = Server::start(&["server.shards=2", "admission.max_global_connections=12"]);
+    let server = Server::start(&["server.shards=2", "admission.max_global_connections=16"]);
     let mut clients: Vec<_> = (0..8).map(|_| Client::connect(server.clients, "/echo")).collect();
     for client in &mut clients {
         client.echo("one");
@@ -80,7 +80,7 @@ fn the_figures_agree_with_the_clients() {
     assert_eq!(status["redis"]["concurrent_connections"], 5);
     assert_eq!(status["redis"]["peak_connections"], 8);
     assert_eq!(status["backpressure"]["connections_rejected"], 0);
-    assert_eq!(status["backpressure"]["config"]["max_global_connections"], 12);
+    assert_eq!(status["backpressure"]["config"]["max_global_connections"], 16);
     let page = http::get(server.admin, "/metrics");
     let sum = |name: &str| -> f64 {
         let values = page.lines().filter(|line| line.starts_with(name));
