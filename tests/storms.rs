@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
-use support::crowd::{crowd, raise_open_files, while_stopped};
+use support::crowd::{crowd, while_stopped};
 use support::figures::{
     Figures, descriptors, metric, nothing_is_unread, own_memory, processor_share,
 };
@@ -70,7 +70,6 @@ fn a_storm_of_resets_touches_nobody_else_and_leaves_nothing_behind() {
     const UNFINISHED: usize = 500;
     const ROUNDS: usize = 3;
     let _alone = alone();
-    raise_open_files();
     let server = Server::start(&["server.shards=2"]);
     // Several channels, so that a publication is on its way while others begin.
     let paths: Vec<_> = (0..10).map(|n| format!("/ws?channel=storm-{n}")).collect();
@@ -157,6 +156,7 @@ fn a_server_is_the_same_after_forty_thousand_short_lives() {
     // 320 of the table are kept for refusals and for accepts in flight.
     let server = Server::start(&["server.shards=1", "server.direct_descriptors=1000"]);
     let (pid, address) = (server.pid(), server.clients);
+    let files = descriptors(pid);
     let fill = || {
         let clients = crowd(address, std::iter::repeat_n("/echo", 680));
         let refused = Client::try_connect(address, "/echo").unwrap();
@@ -174,15 +174,16 @@ fn a_server_is_the_same_after_forty_thousand_short_lives() {
         });
         settled(&server);
         println!("{LIVES} lives in {:?}, {} bytes", started.elapsed(), own_memory(pid));
-        (own_memory(pid), descriptors(pid))
+        own_memory(pid)
     };
     fill();
-    let (memory, files) = round();
-    let (memory_after, files_after) = round();
+    let memory = round();
+    let memory_after = round();
     fill();
     assert!(memory_after <= memory + memory / 20, "{memory} bytes became {memory_after}");
-    assert_eq!(files_after, files, "descriptors");
     let figures = settled(&server);
+    // The admin listener may still be closing what the figures came through.
+    eventually("no descriptor is left over", || descriptors(pid) == files);
     assert_eq!(figures.sum("tidegate_connections_opened_total"), 2 * LIVES as u64 + 2 * 680);
 }
 
@@ -300,7 +301,6 @@ fn nobody_goes_deaf_when_all_send_in_the_same_instant() {
     const CLIENTS: usize = 5_000;
     const ROUNDS: usize = 10;
     let _alone = alone();
-    raise_open_files();
     // Buffers of half a kilobyte: a message is several completions, more in all than the queue
     // of completions has places.
     let server = Server::start(&["server.shards=1", "server.receive_buffer_bytes=512"]);
@@ -390,7 +390,7 @@ fn nobody_has_been_connected_while_the_server_stood_still() {
     assert!(open < 300, "{open} s for 100 that have just come");
     thread::sleep(Duration::from_secs(1));
     let later = connection_seconds();
-    assert!((90..300).contains(&(later - open)), "{open} s, and a second later {later}");
+    assert!((80..300).contains(&(later - open)), "{open} s, and a second later {later}");
     drop(clients);
     settled(&server);
     let ended = connection_seconds();
@@ -426,7 +426,12 @@ fn readers_that_stop_are_ended_and_the_others_miss_nothing() {
     let filler = json!("x".repeat(8000));
     eventually("the kernel has no more room", || {
         publish(&server, "own", &filler);
-        metric(&server, "tidegate_queued_bytes") > 0
+        let waits = || metric(&server, "tidegate_queued_bytes") > 0;
+        waits() && {
+            // Not only because the shard is still at work.
+            thread::sleep(Duration::from_millis(50));
+            waits()
+        }
     });
     // Publications are finished one after the other, so one that has come here has all others
     // before it at every reader.

@@ -15,18 +15,13 @@ use super::wire::{Client, upgrade_request};
 /// server to have many at once.
 const AT_ONCE: usize = 250;
 
-/// Lets this process have as many descriptors as it may.
-pub(crate) fn raise_open_files() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the hard limit");
-}
-
 /// One upgraded client for each path.
 #[track_caller]
 pub(crate) fn crowd<'a>(
     server: SocketAddr,
     paths: impl IntoIterator<Item = &'a str>,
 ) -> Vec<Client> {
+    raise_open_files();
     let mut clients = Vec::new();
     let mut begun = Vec::new();
     for path in paths {
@@ -39,6 +34,12 @@ pub(crate) fn crowd<'a>(
     }
     clients.extend(begun.into_iter().map(upgraded));
     clients
+}
+
+/// Lets this process have as many descriptors as it may.
+fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the hard limit");
 }
 
 #[track_caller]
