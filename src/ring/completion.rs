@@ -57,7 +57,7 @@ pub enum Outcome {
         lasts: bool,
     },
     /// Of `Calm`; the lasting receive reports its own end.
-    Calmed,
+    Calmed(Result<(), Errno>),
     /// Of `Send`, with the bytes given back.
     Sent(Result<usize, Errno>, SendBatch),
     /// Of `Cut`.

@@ -244,7 +244,7 @@ impl KernelRing {
                 result: result.map(|len| self.received(len, entry.flags())),
                 lasts: cqueue::more(entry.flags()),
             },
-            Kind::Calm => Outcome::Calmed,
+            Kind::Calm => Outcome::Calmed(result.map(drop)),
             Kind::Send => {
                 Outcome::Sent(result.map(|sent| sent as usize), self.in_flight.sent(place)?)
             }

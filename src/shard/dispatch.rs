@@ -25,7 +25,7 @@ impl<R: Ring> Shard<R> {
         match outcome {
             Outcome::Readable(result) => self.on_readable(token, result),
             Outcome::Received { result, lasts } => self.on_received(token, result, lasts),
-            Outcome::Calmed => self.on_calmed(token),
+            Outcome::Calmed(result) => self.on_calmed(token, result),
             Outcome::Sent(result, batch) => self.on_sent(token, result, batch),
             Outcome::Cut(result) => self.on_cut(token, result),
             Outcome::HalfClosed => self.on_half_closed(token),

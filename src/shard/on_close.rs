@@ -135,8 +135,7 @@ impl<R: Ring> Shard<R> {
         if in_flight.only_listens() && !connection.facts.has(Facts::FORCED) {
             self.calm(token); // a reset could destroy what has just been sent
         } else if in_flight.waits_for_peer() {
-            connection.in_flight.begin(InFlight::CUT);
-            self.ring.start(Operation::Cut(token));
+            self.reset(token);
         }
         self.registry.leave(subscriptions);
         self.metrics.subscriptions.set(self.registry.len() as u64);
@@ -145,6 +144,15 @@ impl<R: Ring> Shard<R> {
         self.timers.clear(&mut self.connections, token.slot);
         self.drop_queue(token);
         self.close_if_quiet(token);
+    }
+
+    /// Sends RST, which completes whatever is in flight.
+    pub(super) fn reset(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if !connection.in_flight.has(InFlight::CUT) {
+            connection.in_flight.begin(InFlight::CUT);
+            self.ring.start(Operation::Cut(token));
+        }
     }
 
     pub(super) fn on_cut(&mut self, token: Token, result: Result<(), Errno>) {

@@ -142,9 +142,14 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    pub(super) fn on_calmed(&mut self, token: Token) {
+    pub(super) fn on_calmed(&mut self, token: Token, result: Result<(), Errno>) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.in_flight.end(InFlight::CALM);
+        let listens = connection.in_flight.has(InFlight::LASTING);
+        if connection.state == State::Ending && listens && result.is_err() {
+            // Nothing else would end the receive, and the slot would never be free again.
+            self.reset(token);
+        }
         self.close_if_quiet(token);
     }
 

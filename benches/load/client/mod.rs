@@ -134,7 +134,7 @@ impl<S: Scenario> Client<S> {
             Outcome::Cut(_) => self.on_cut(token),
             Outcome::Closed => self.core.on_closed(token),
             // A calmed receive reports its own end; the rest is never asked for.
-            Outcome::Calmed
+            Outcome::Calmed(_)
             | Outcome::Accepted(_)
             | Outcome::HalfClosed
             | Outcome::Ticked { .. }
