@@ -108,7 +108,10 @@ pub struct ShardMetrics {
     pub tracked_sources: Count,
     /// Sources that would be refused now (gauge).
     pub limited_sources: Count,
-    /// Highest number of connections that this shard can hold.
+    /// Places that are taken by admitted connections, upgraded or not, as of the last tick
+    /// (gauge).
+    pub admitted: Count,
+    /// Highest number of connections that this shard may hold.
     pub capacity: Count,
     /// The shutdown epoch that the shard has acknowledged.
     pub epoch: Count,

@@ -139,6 +139,36 @@ fn the_limit_of_a_source_is_that_of_the_client_and_not_of_the_proxy() {
 }
 
 #[test]
+fn the_rule_for_a_block_is_that_of_the_client_and_not_of_the_proxy() {
+    for way in WAYS {
+        let server = start(&[
+            "server.proxy_protocol=accept",
+            "admission.max_connections_per_ip=1",
+            "admission.deny=192.0.2.1/32, 127.0.0.3/32",
+            "admission.allow=192.0.2.2/32, 127.0.0.2/32",
+            "admission.overrides=192.0.2.3/32 max_concurrent=2",
+        ]);
+        let mut open = Vec::new();
+        for (n, most) in [(2, 5), (3, 2), (4, 1)] {
+            for _ in 0..most {
+                open.push(send(&server, OTHER_PROXY, &way.request(client(n))).unwrap());
+            }
+        }
+        let denied = (403, "address not allowed".to_owned());
+        for (n, status) in [(1, 403), (3, 429), (4, 429)] {
+            let answer = refused(send(&server, PROXY, &way.request(client(n))));
+            assert_eq!(answer.0, status, "{way:?} of client {n}");
+            assert!(status != 403 || answer == denied, "{answer:?}");
+        }
+        // A rule for a proxy counts where the proxy itself is the client.
+        assert_eq!(refused(send(&server, OTHER_PROXY, &upgrade_request("/echo"))), denied);
+        for _ in 0..3 {
+            open.push(send(&server, PROXY, &upgrade_request("/echo")).unwrap());
+        }
+    }
+}
+
+#[test]
 fn the_place_of_a_client_is_given_back_to_it() {
     let server = start(&["server.proxy_protocol=accept", "admission.max_connections_per_ip=1"]);
     for (way, one, other) in [(WAYS[0], 1, 2), (WAYS[1], 3, 4), (WAYS[2], 5, 6), (WAYS[3], 7, 8)] {

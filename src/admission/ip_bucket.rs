@@ -7,14 +7,22 @@
 //! Invariants: a bucket is there while its source holds a connection or has used some of its
 //! burst. A bucket that has neither says nothing that a new one would not, and is removed at the
 //! last close or by [`IpBuckets::expire`]; so leaving and coming back resets nothing. There are
-//! never more buckets than `max_sources`.
+//! never more buckets than `max_sources`, except those of exempt sources, which last no longer
+//! than their connections.
+//!
+//! A bucket does not know its limits: they are looked up by its key whenever it is looked at, so
+//! it stays small, and new limits hold for old buckets at once.
+
+use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 
+use super::pace::Pace;
 use super::source_address::SourceKey;
+use super::source_rules::{SourceRules, Treatment};
 
-/// What one source may do.
+/// What a source may do that no rule names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IpLimits {
     /// Connections a minute; 0 is no limit.
@@ -35,6 +43,8 @@ pub struct IpLimits {
 /// Why a source is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IpRefusal {
+    /// A rule denies it.
+    Denied,
     /// It connects too often.
     RatePerIp {
         /// When it will be admitted, in milliseconds from now, rounded up; at least 1.
@@ -60,21 +70,10 @@ struct Bucket {
 
 const _: () = assert!(size_of::<Bucket>() == 24, "with its control byte, 25 a source");
 
-const NS_PER_MINUTE: u64 = 60_000_000_000;
 const NS_PER_MS: u64 = 1_000_000;
 
 /// How many places of a full table one attempt of a new source looks at for a bucket to remove.
 const EXPIRE_WHEN_FULL: usize = 64;
-
-/// The limits as the check needs them.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    /// Between two connections, rounded up; 0 is no limit.
-    interval_ns: u64,
-    /// How far the theoretical arrival time may be ahead.
-    tolerance_ns: u64,
-    max_concurrent: u32,
-}
 
 /// The buckets of all sources of one shard.
 #[derive(Debug)]
@@ -82,6 +81,7 @@ pub struct IpBuckets {
     table: HashTable<Bucket>,
     hasher: RandomState,
     pace: Pace,
+    rules: Arc<SourceRules>,
     max_sources: usize,
     /// Buckets with the `limited` mark.
     limited: usize,
@@ -96,7 +96,8 @@ impl IpBuckets {
         Self {
             table: HashTable::new(),
             hasher,
-            pace: Pace::of(limits),
+            pace: pace_of(limits),
+            rules: Arc::default(),
             max_sources: limits.max_sources,
             limited: 0,
             next_place: 0,
@@ -107,8 +108,14 @@ impl IpBuckets {
     /// the new limits, counted from its next attempt: nobody waits for a limit that is gone.
     /// Lowering `max_sources` removes nobody.
     pub fn set_limits(&mut self, limits: IpLimits) {
-        self.pace = Pace::of(limits);
+        self.pace = pace_of(limits);
         self.max_sources = limits.max_sources;
+    }
+
+    /// Changes the rules. Limits that become others for a source change as with
+    /// [`set_limits`](Self::set_limits). Connections stay that a new rule would not let in.
+    pub fn set_rules(&mut self, rules: Arc<SourceRules>) {
+        self.rules = rules;
     }
 
     /// Admits one connection of `source` and counts it until [`released`](Self::released).
@@ -124,13 +131,21 @@ impl IpBuckets {
     /// Whether [`admit`](Self::admit) would succeed. It may remove buckets that have expired.
     ///
     /// # Errors
-    /// The limit that forbids it: concurrency before rate, as waiting for the rate would not
-    /// help then.
+    /// The rule or the limit that forbids it: concurrency before rate, as waiting for the rate
+    /// would not help then.
     pub fn check(&mut self, source: SourceKey, now_ns: u64) -> Result<(), IpRefusal> {
+        let treatment = self.rules.find(source);
+        if treatment == Some(Treatment::Denied) {
+            return Err(IpRefusal::Denied);
+        }
+        let pace = pace_under(treatment, self.pace);
         let hash = self.hasher.hash_one(source);
         if let Some(bucket) = self.table.find_mut(hash, |bucket| bucket.key == source) {
-            self.pace.refresh(bucket, now_ns, &mut self.limited);
-            return self.pace.judge(bucket, now_ns);
+            bucket.refresh(pace, now_ns, &mut self.limited);
+            return bucket.judge(pace, now_ns);
+        }
+        if treatment == Some(Treatment::Exempt) {
+            return Ok(());
         }
         if self.table.len() >= self.max_sources {
             self.expire(now_ns, EXPIRE_WHEN_FULL);
@@ -140,6 +155,7 @@ impl IpBuckets {
 
     /// Counts one connection, after [`check`](Self::check) at the same time succeeded.
     pub fn commit(&mut self, source: SourceKey, now_ns: u64) {
+        let pace = pace_under(self.rules.find(source), self.pace);
         let hash = self.hasher.hash_one(source);
         let new = || Bucket { key: source, arrival_ns: 0, concurrent: 0, limited: false };
         let mut entry = self
@@ -147,9 +163,9 @@ impl IpBuckets {
             .entry(hash, |bucket| bucket.key == source, |bucket| self.hasher.hash_one(bucket.key))
             .or_insert_with(new);
         let bucket = entry.get_mut();
-        bucket.arrival_ns = bucket.arrival_ns.max(now_ns).saturating_add(self.pace.interval_ns);
+        bucket.arrival_ns = bucket.arrival_ns.max(now_ns).saturating_add(pace.interval_ns);
         bucket.concurrent += 1;
-        self.pace.refresh(bucket, now_ns, &mut self.limited);
+        bucket.refresh(pace, now_ns, &mut self.limited);
     }
 
     /// A connection of `source` that was committed has ended.
@@ -157,6 +173,7 @@ impl IpBuckets {
     /// A source that is not known, or holds no connection, is a bug of the caller; in a release
     /// build it changes nothing.
     pub fn released(&mut self, source: SourceKey, now_ns: u64) {
+        let pace = pace_under(self.rules.find(source), self.pace);
         let hash = self.hasher.hash_one(source);
         let Ok(mut entry) = self.table.find_entry(hash, |bucket| bucket.key == source) else {
             debug_assert!(false, "a connection of {source} was released that nobody had counted");
@@ -165,7 +182,7 @@ impl IpBuckets {
         let bucket = entry.get_mut();
         debug_assert!(bucket.concurrent > 0, "{source} released more than it held");
         bucket.concurrent = bucket.concurrent.saturating_sub(1);
-        self.pace.refresh(bucket, now_ns, &mut self.limited);
+        bucket.refresh(pace, now_ns, &mut self.limited);
         if bucket.is_expired(now_ns) {
             debug_assert!(!bucket.limited, "an expired bucket limits nobody");
             entry.remove();
@@ -182,7 +199,8 @@ impl IpBuckets {
         for _ in 0..budget.min(places) {
             self.next_place = if self.next_place + 1 < places { self.next_place + 1 } else { 0 };
             let Ok(mut entry) = self.table.get_bucket_entry(self.next_place) else { continue };
-            self.pace.refresh(entry.get_mut(), now_ns, &mut self.limited);
+            let pace = pace_under(self.rules.find(entry.get().key), self.pace);
+            entry.get_mut().refresh(pace, now_ns, &mut self.limited);
             if entry.get().is_expired(now_ns) {
                 entry.remove();
             }
@@ -227,25 +245,13 @@ impl Bucket {
     fn is_expired(&self, now_ns: u64) -> bool {
         self.concurrent == 0 && self.arrival_ns <= now_ns
     }
-}
-
-impl Pace {
-    fn of(limits: IpLimits) -> Self {
-        let rate = u64::from(limits.connections_per_minute);
-        let interval_ns = if rate == 0 { 0 } else { NS_PER_MINUTE.div_ceil(rate) };
-        Self {
-            interval_ns,
-            tolerance_ns: interval_ns.saturating_mul(u64::from(limits.burst.max(1)) - 1),
-            max_concurrent: limits.max_concurrent,
-        }
-    }
 
     /// Whether the source may open one more connection.
-    fn judge(&self, bucket: &Bucket, now_ns: u64) -> Result<(), IpRefusal> {
-        if self.max_concurrent > 0 && bucket.concurrent >= self.max_concurrent {
+    fn judge(&self, pace: Pace, now_ns: u64) -> Result<(), IpRefusal> {
+        if pace.max_concurrent > 0 && self.concurrent >= pace.max_concurrent {
             return Err(IpRefusal::ConcurrentPerIp);
         }
-        let earliest_ns = bucket.arrival_ns.saturating_sub(self.tolerance_ns);
+        let earliest_ns = self.arrival_ns.saturating_sub(pace.tolerance_ns);
         match earliest_ns.saturating_sub(now_ns) {
             0 => Ok(()),
             wait_ns => Err(IpRefusal::RatePerIp { retry_after_ms: wait_ns.div_ceil(NS_PER_MS) }),
@@ -254,12 +260,25 @@ impl Pace {
 
     /// Brings the bucket up to date with limits that may have changed, and its mark and the
     /// number of marks with the time.
-    fn refresh(&self, bucket: &mut Bucket, now_ns: u64, limited: &mut usize) {
-        let full_ns = self.tolerance_ns.saturating_add(self.interval_ns);
-        bucket.arrival_ns = bucket.arrival_ns.min(now_ns.saturating_add(full_ns));
-        let is_limited = self.judge(bucket, now_ns).is_err();
-        *limited = *limited + usize::from(is_limited) - usize::from(bucket.limited);
-        bucket.limited = is_limited;
+    fn refresh(&mut self, pace: Pace, now_ns: u64, limited: &mut usize) {
+        self.arrival_ns = self.arrival_ns.min(now_ns.saturating_add(pace.full_ns()));
+        let is_limited = self.judge(pace, now_ns).is_err();
+        *limited = *limited + usize::from(is_limited) - usize::from(self.limited);
+        self.limited = is_limited;
+    }
+}
+
+fn pace_of(limits: IpLimits) -> Pace {
+    Pace::new(limits.connections_per_minute, limits.burst, limits.max_concurrent)
+}
+
+/// What holds for a source that the rules treat so. One that is denied keeps what it has used,
+/// for when it is not any more.
+fn pace_under(treatment: Option<Treatment>, general: Pace) -> Pace {
+    match treatment {
+        None | Some(Treatment::Denied) => general,
+        Some(Treatment::Exempt) => Pace::UNLIMITED,
+        Some(Treatment::Limited(pace)) => pace,
     }
 }
 

@@ -1,28 +1,38 @@
 //! Who may connect, and at which rate: one shard's own books, as plain values.
 //!
-//! The order of the checks is fixed: the source's own rate and concurrency ([`ip_bucket`]), then
-//! the global rate ([`global_rate`]), then capacity ([`capacity_share`]). An attempt takes from
-//! all three or from none, so a connection refused for capacity costs its source nothing.
+//! The order of the checks is fixed: the source's own rate and concurrency ([`ip_bucket`]), which
+//! rules can change or deny altogether ([`source_rules`]), then the global rate
+//! ([`global_rate`]), then capacity ([`capacity_share`]). An attempt takes from all three or from
+//! none, so a connection refused for capacity costs its source nothing.
 //!
 //! Every time here is `now_ns`: nanoseconds of one monotonic clock, from any origin. No locks
 //! and no atomics: a source belongs to one shard, and global limits arrive as shares.
 //!
-//! Not here: the server's phase, deny lists and load, which the caller judges first and only
-//! counts here ([`Admission::count_refused`]); and where the shares come from.
+//! Not here: the server's phase and load, which the caller judges first and only
+//! counts here ([`Admission::count_refused`]); and when shares and limits change, which come as a
+//! [`plan`].
 
 pub mod capacity_share;
 pub mod global_rate;
 pub mod ip_bucket;
+pub mod pace;
+pub mod plan;
 pub mod refusal;
+pub mod seats;
 pub mod source_address;
+pub mod source_rules;
 
 use ahash::RandomState;
 
 pub use capacity_share::CapacityShare;
 pub use global_rate::{GlobalRate, RateShare, RetryAfter};
 pub use ip_bucket::{IpBuckets, IpLimits, IpRefusal};
+pub use pace::Pace;
+pub use plan::AdmissionPlan;
 pub use refusal::RefusalReason;
+pub use seats::Seats;
 pub use source_address::{Prefixes, SourceKey};
+pub use source_rules::{SourceRules, Treatment};
 
 /// When to try again after a refusal for want of a slot, of this source or of the server, in
 /// milliseconds. A slot is free when somebody leaves, which nobody can know: long enough that a
@@ -91,6 +101,7 @@ impl Admission {
 
     fn check(&mut self, source: SourceKey, now_ns: u64) -> Result<(), (RefusalReason, u64)> {
         self.ip.check(source, now_ns).map_err(|refusal| match refusal {
+            IpRefusal::Denied => (RefusalReason::Denied, SLOT_RETRY_AFTER_MS),
             IpRefusal::RatePerIp { retry_after_ms } => (RefusalReason::PerIpRate, retry_after_ms),
             IpRefusal::ConcurrentPerIp => (RefusalReason::PerIpConcurrent, SLOT_RETRY_AFTER_MS),
             IpRefusal::TableFull => (RefusalReason::Overload, SLOT_RETRY_AFTER_MS),

@@ -49,7 +49,7 @@ impl Prefixes {
     }
 }
 
-fn leading_ones(count: u8) -> u64 {
+pub(super) fn leading_ones(count: u8) -> u64 {
     u64::MAX.checked_shl(64 - u32::from(count)).unwrap_or(0)
 }
 
@@ -57,6 +57,11 @@ impl SourceKey {
     /// The key as a number, to send to another shard.
     pub fn to_bits(self) -> u64 {
         self.0
+    }
+
+    /// Whether the source is an IPv4 address.
+    pub fn is_v4(self) -> bool {
+        self.0 & V4_MARK == V4_MARK
     }
 
     /// The key that [`to_bits`](Self::to_bits) gave.
@@ -68,7 +73,7 @@ impl SourceKey {
 /// The first address of the source's prefix.
 impl fmt::Display for SourceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 & V4_MARK == V4_MARK {
+        if self.is_v4() {
             Ipv4Addr::from_bits(self.0 as u32).fmt(f)
         } else {
             Ipv6Addr::from_bits(u128::from(self.0) << 64).fmt(f)

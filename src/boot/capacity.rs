@@ -3,6 +3,7 @@
 use tracing::{info, warn};
 
 use super::NotStarted;
+use crate::admission::Seats;
 use crate::config::{Config, Source};
 use crate::limits;
 use crate::ring::MAX_SLOTS;
@@ -52,32 +53,25 @@ impl Capacity {
         Ok(Self { shards, files, reserved, nofile, configured })
     }
 
-    /// Connections that one shard may admit by its table.
-    pub(super) fn per_shard(&self) -> u64 {
-        u64::from(self.files - self.reserved)
+    /// The places that admission can give to connections.
+    pub(super) fn seats(&self) -> Seats {
+        Seats { shards: self.shards, per_shard: self.files - self.reserved }
     }
 
     /// Connections that the server can hold: its tables or its configuration, whichever is less.
     pub(super) fn connections(&self) -> u64 {
-        self.configured.min(self.per_shard() * self.shards as u64)
-    }
-
-    /// The part of the capacity that shard `index` grants: an equal split, the remainder to the
-    /// first ones.
-    pub(super) fn share(&self, index: usize) -> u32 {
-        let (all, shards) = (self.connections(), self.shards as u64);
-        let extra = u64::from((index as u64) < all % shards);
-        u32::try_from((all / shards + extra).min(self.per_shard())).unwrap_or(u32::MAX)
+        self.seats().capacity(self.configured)
     }
 
     /// Says what limits the server, and what would raise it.
     pub(super) fn log(&self, config: &Config) {
-        let tables = self.per_shard() * self.shards as u64;
+        let seats = self.seats();
+        let tables = seats.capacity(u64::MAX);
         if tables >= self.configured {
             info!(connections = self.configured, "capacity as configured");
             return;
         }
-        let enough = self.configured.div_ceil(self.per_shard());
+        let enough = self.configured.div_ceil(seats.per_shard.into());
         let message = format!(
             "limited to {tables} connections by RLIMIT_NOFILE x shards ({} x {}), less than \
              admission.max_global_connections = {}; to hold more: ulimit -n 1048576 (systemd: \
@@ -111,9 +105,7 @@ mod tests {
     #[test]
     fn tables_or_configuration_whichever_is_less() {
         assert_eq!(capacity(6, 20_000, 10_000_000).connections(), 6 * (20_000 - 320));
-        let small = capacity(3, 20_000, 100);
-        assert_eq!(small.connections(), 100);
-        assert_eq!((0..3).map(|shard| small.share(shard)).collect::<Vec<_>>(), [34, 33, 33]);
+        assert_eq!(capacity(3, 20_000, 100).connections(), 100);
     }
 
     #[test]

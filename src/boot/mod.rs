@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, bounded};
 use tracing::{error, info, warn};
 
 use crate::admin;
+use crate::admission::AdmissionPlan;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::coordinator::command::{Command, ShardFailure};
@@ -94,7 +95,8 @@ fn run(config: Arc<Config>) -> Result<ShutdownReport, NotStarted> {
     let (commands, inbox) = bounded(limits::COMMANDS);
     let metrics: Vec<Arc<ShardMetrics>> = (0..capacity.shards).map(|_| Arc::default()).collect();
     let state = Arc::new(ServerState::new(Arc::clone(&config), clock, metrics));
-    let shards = Shards::start(&state, &capacity, listeners, &commands)?;
+    let plan = Arc::new(AdmissionPlan::new(&config.admission, capacity.seats()));
+    let shards = Shards::start(&state, &capacity, &plan, listeners, &commands)?;
     let context = admin::AdminContext {
         state: Arc::clone(&state),
         commands: commands.clone(),

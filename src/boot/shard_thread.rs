@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::NotStarted;
 use super::capacity::Capacity;
-use crate::admission::{Admission, CapacityShare, GlobalRate, IpLimits, RateShare};
+use crate::admission::{Admission, AdmissionPlan};
 use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::config::Config;
 use crate::coordinator::command::{Command, ShardFailure};
@@ -49,7 +49,8 @@ struct Seed {
     bell: EventFd,
     inbox: Inbox,
     state: Arc<ServerState>,
-    capacity: Capacity,
+    files: u32,
+    plan: Arc<AdmissionPlan>,
     commands: Sender<Command>,
     ready: Sender<io::Result<()>>,
 }
@@ -58,6 +59,7 @@ impl Shards {
     pub(super) fn start(
         state: &Arc<ServerState>,
         capacity: &Capacity,
+        plan: &Arc<AdmissionPlan>,
         listeners: Vec<OwnedFd>,
         commands: &Sender<Command>,
     ) -> Result<Self, NotStarted> {
@@ -72,7 +74,8 @@ impl Shards {
                 bell,
                 inbox,
                 state: Arc::clone(state),
-                capacity: *capacity,
+                files: capacity.files,
+                plan: Arc::clone(plan),
                 commands: commands.clone(),
                 ready: ready.clone(),
             };
@@ -154,7 +157,7 @@ impl Seed {
         let settings = RingSettings {
             submissions: limits::SUBMISSIONS,
             completions: limits::COMPLETIONS,
-            files: self.capacity.files,
+            files: self.files,
             accepts: limits::ACCEPTS,
             buffers: config.server.receive_buffers,
             buffer_bytes: config.server.receive_buffer_bytes,
@@ -162,7 +165,7 @@ impl Seed {
         let ring = KernelRing::new(settings, self.bell, Some(self.listener))?;
         let hash = RandomState::new();
         let metrics = Arc::clone(&self.state.shards[self.index]);
-        metrics.capacity.set(u64::from(self.capacity.share(self.index)));
+        metrics.capacity.set(u64::from(self.plan.granted_to(self.index)));
         let parts = Parts {
             index: self.index,
             clock: self.state.clock,
@@ -171,30 +174,12 @@ impl Seed {
             metrics,
             settings: Settings::new(config)
                 .map_err(|_| io::Error::other("server.allowed_origins"))?,
-            admission: admission(config, &self.capacity, self.index, hash.clone()),
+            admission: Admission::begin(&self.plan, self.index, hash.clone()),
             routes: routes(config),
             hash,
         };
         Ok((ring, parts))
     }
-}
-
-/// A shard's part of the budgets: an equal split of the global ones. Per-source limits apply on
-/// each shard by itself.
-fn admission(config: &Config, capacity: &Capacity, index: usize, hash: RandomState) -> Admission {
-    let wanted = &config.admission;
-    let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    let shards = capacity.shards as u32;
-    let limits = IpLimits {
-        connections_per_minute: narrow(wanted.connections_per_ip_per_minute),
-        burst: narrow(wanted.connections_per_ip_burst),
-        max_concurrent: narrow(wanted.max_connections_per_ip),
-        max_sources: wanted.max_tracked_sources.div_ceil(u64::from(shards)) as usize,
-    };
-    let rate = RateShare::of(narrow(wanted.global_connections_per_second), shards);
-    let burst = rate.map_or(0, RateShare::per_second);
-    let share = CapacityShare::new(capacity.share(index));
-    Admission::new(limits, GlobalRate::new(rate, burst), share, hash)
 }
 
 fn routes(config: &Config) -> Vec<(&'static str, Box<dyn Handler>)> {
@@ -218,6 +203,7 @@ fn account_for_lost(metrics: &ShardMetrics) {
         &metrics.queued_bytes,
         &metrics.tracked_sources,
         &metrics.limited_sources,
+        &metrics.admitted,
     ];
     gauges.iter().for_each(|gauge| gauge.set(0));
     let accounted: u64 = metrics.drain_outcomes.iter().map(crate::metrics::Count::get).sum();

@@ -69,7 +69,18 @@ impl Reading<'_> {
     fn value(&mut self, key: &'static Key, source: Source, value: &Spanned<DeValue<'_>>) {
         let written = self.text.get(value.span()).unwrap_or_default();
         let written = written.split_whitespace().collect::<Vec<_>>().join(" ");
-        self.layer.take(key, source, printable(key, &written), key.rule.read_toml(value.get_ref()));
+        let found = printable(key, &written);
+        let faults = match key.rule.read_toml(value) {
+            Ok(value) => return self.layer.take(key, source, found, Ok(value)),
+            Err(faults) => faults,
+        };
+        for fault in faults {
+            let (source, found) = match fault.part {
+                Some((at, part)) => (self.source(at), printable(key, &part)),
+                None => (source.clone(), found.clone()),
+            };
+            self.layer.take(key, source, found, Err(fault.hint));
+        }
     }
 
     fn not_a_section<S: AsRef<str>>(&mut self, name: &Spanned<S>) {

@@ -8,7 +8,8 @@
 //!
 //! - `table`: the keys; types, defaults, ranges, environment names and explanations come
 //!   from here and nowhere else
-//! - `key`, `rule`, `value`, `allowed_origin`, `network`: what a key is and which values it takes
+//! - `key`, `rule`, `value`, `allowed_origin`, `network`, `address_block`, `source_override`: what
+//!   a key is and which values it takes
 //! - `source`, `written`, `file`, `environment`: as written
 //! - `resolved`: as resolved, and the checks between keys
 //! - `default_file`: the table printed as a commented file
@@ -17,6 +18,7 @@
 //! Not here: what a value does. A key exists only once something obeys it; setting any other
 //! is an error, so that a misspelt or future setting is never silently without effect.
 
+mod address_block;
 mod allowed_origin;
 mod default_file;
 mod environment;
@@ -27,6 +29,7 @@ mod network;
 mod resolved;
 mod rule;
 mod source;
+mod source_override;
 mod table;
 mod value;
 mod written;
@@ -36,6 +39,7 @@ pub use key::{KEYS, Key, LegacyName, Preset};
 pub use resolved::ShownValue;
 pub use rule::Rule;
 pub use source::{FlagValue, Source, Sources};
+pub use source_override::{Overrides, SourceOverride};
 pub use table::{
     Admin, Admission, Config, Debugging, Handshake, Keepalive, Log, Metrics, Server, Shutdown,
 };

@@ -3,10 +3,11 @@
 //!
 //! Every error of every source is collected before the answer is given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::environment;
@@ -14,7 +15,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::file;
 use super::key::{KEYS, Key};
 use super::source::{Origin, Source, Sources};
-use super::table::Config;
+use super::table::{Admission, Config};
 use super::value::{ProxyProtocol, Secret, Value};
 use super::written::{Layer, Written, quiet};
 
@@ -114,6 +115,7 @@ impl Config {
     /// Gives values that stand for "as another key says" that key's value, and makes the
     /// stages of a shutdown fit into its deadline.
     fn fill_in(&mut self) {
+        self.fill_in_overrides();
         let admission = &mut self.admission;
         if admission.connections_per_ip_burst == 0 {
             admission.connections_per_ip_burst = admission.connections_per_ip_per_minute;
@@ -158,6 +160,19 @@ impl Config {
         }
     }
 
+    /// A burst that is not set follows the rate next to it, as it does for everybody; one that is
+    /// set for everybody holds in a block too.
+    fn fill_in_overrides(&mut self) {
+        let admission = &mut self.admission;
+        let general_burst = admission.connections_per_ip_burst;
+        for limits in admission.overrides.values_mut() {
+            let rate = limits.connections_per_minute;
+            if limits.burst.unwrap_or(general_burst) == 0 {
+                limits.burst = Some(rate.unwrap_or(admission.connections_per_ip_per_minute));
+            }
+        }
+    }
+
     /// A cap longer than the deadline is no error: an operator who wants to be done in 10 s
     /// sets the one deadline. Caps that fit one by one and not together are left as they are,
     /// because a stage that ends early leaves its time to the next.
@@ -197,6 +212,7 @@ impl Config {
     /// The checks between keys. One whose keys have an error already is left out: what they
     /// would resolve to is not what the operator meant.
     fn check(&self, errors: &mut Vec<ConfigError>) {
+        errors.extend(self.twice_ruled());
         let mut refuse = |keys: &'static [&'static str], message: String| {
             let unclear = keys.iter().any(|key| errors.iter().any(|error| error.concerns(key)));
             if !unclear {
@@ -228,6 +244,40 @@ impl Config {
                 ),
             );
         }
+    }
+}
+
+impl Config {
+    /// Blocks that two kinds of rules name: neither of them is longer than the other.
+    fn twice_ruled(&self) -> Vec<ConfigError> {
+        const DENY_ALLOW: &[&str] = &["admission.deny", "admission.allow"];
+        const DENY_OVERRIDES: &[&str] = &["admission.deny", "admission.overrides"];
+        const ALLOW_OVERRIDES: &[&str] = &["admission.allow", "admission.overrides"];
+        let source = |key| self.source(key).unwrap_or(&Source::Default);
+        let twice = |keys: &'static [&'static str], block: &IpNet| {
+            let (one, other) = (keys[0], keys[1]);
+            let message = format!(
+                "{block} is in {one} ({}) and in {other} ({}); leave it in one of them",
+                source(one),
+                source(other),
+            );
+            ConfigError::Contradiction { keys, message }
+        };
+        let Admission { deny, allow, overrides, .. } = &self.admission;
+        let (deny, allow): (HashSet<_>, HashSet<_>) =
+            (deny.iter().collect(), allow.iter().collect());
+        // In the order of the file, as far as there is one.
+        let allowed = self.admission.allow.iter().filter(|block| deny.contains(block));
+        let mut errors: Vec<_> = allowed.map(|block| twice(DENY_ALLOW, block)).collect();
+        for block in overrides.keys() {
+            if deny.contains(block) {
+                errors.push(twice(DENY_OVERRIDES, block));
+            }
+            if allow.contains(block) {
+                errors.push(twice(ALLOW_OVERRIDES, block));
+            }
+        }
+        errors
     }
 }
 

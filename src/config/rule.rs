@@ -4,10 +4,11 @@
 
 use std::net::SocketAddr;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
 use super::value::{LogFormat, ProxyProtocol, Value};
-use super::{allowed_origin, network};
+use super::{address_block, allowed_origin, network, source_override};
 
 /// The values a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,10 @@ pub enum Rule {
     Networks,
     /// Origins, each exact or with a leading `*.` label; separated by commas outside the file.
     Origins,
+    /// Blocks of addresses; separated by commas outside the file.
+    Blocks,
+    /// Limits by block of addresses.
+    Overrides,
     /// Empty, or visible ASCII (it travels in a header) of at least `min_chars`.
     Secret {
         /// The least number of characters.
@@ -67,6 +72,24 @@ const SECRET_MAX_CHARS: usize = 1024;
 /// Why a value is refused, where the range alone does not say it.
 pub(super) type Hint = Option<String>;
 
+/// Why a value in the file, or a part of it, is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// Of a part: where it is in the file, in bytes, and what is written there.
+    pub(super) part: Option<(usize, String)>,
+    pub(super) hint: Hint,
+}
+
+impl Fault {
+    pub(super) fn whole(hint: Hint) -> Self {
+        Self { part: None, hint }
+    }
+
+    pub(super) fn part(at: usize, found: &str, hint: String) -> Self {
+        Self { part: Some((at, found.to_owned())), hint: Some(hint) }
+    }
+}
+
 impl Rule {
     /// The allowed values in words, without the unit.
     #[must_use]
@@ -91,6 +114,8 @@ impl Rule {
             Rule::Origins => "origins as a browser sends them, as in https://example.com, or \
                  https://*.example.com for every name below it"
                 .to_owned(),
+            Rule::Blocks => format!("blocks of addresses; each is {}", address_block::FORM),
+            Rule::Overrides => source_override::allowed(),
             Rule::Secret { min_chars } => {
                 format!("empty, or {min_chars} to {SECRET_MAX_CHARS} visible ASCII characters")
             }
@@ -118,7 +143,13 @@ impl Rule {
             Rule::LogFormat | Rule::ProxyProtocol | Rule::Secret { .. } | Rule::Path => {
                 Value::Text(text.to_owned())
             }
-            Rule::Origins | Rule::Networks => Value::List(
+            Rule::Networks => {
+                let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+                read_networks(entries)?
+            }
+            Rule::Blocks => Value::Blocks(address_block::read_list(text)?),
+            Rule::Overrides => Value::Overrides(source_override::read_text(text)?),
+            Rule::Origins => Value::List(
                 text.split(',')
                     .map(str::trim)
                     .filter(|entry| !entry.is_empty())
@@ -131,7 +162,16 @@ impl Rule {
     }
 
     /// Reads a value from the file, where its TOML type must be the right one.
-    pub(super) fn read_toml(&self, written: &DeValue<'_>) -> Result<Value, Hint> {
+    pub(super) fn read_toml(&self, written: &Spanned<DeValue<'_>>) -> Result<Value, Vec<Fault>> {
+        match self {
+            Rule::Blocks => address_block::read_toml(written).map(Value::Blocks),
+            Rule::Overrides => source_override::read_toml(written).map(Value::Overrides),
+            _ => self.read_whole(written.get_ref()).map_err(|hint| vec![Fault::whole(hint)]),
+        }
+    }
+
+    /// Reads a value that is right or wrong as a whole.
+    fn read_whole(&self, written: &DeValue<'_>) -> Result<Value, Hint> {
         let wrong_type = |expected: &str| Some(format!("{expected} is expected here"));
         let value = match self {
             Rule::Address => {
@@ -152,10 +192,16 @@ impl Rule {
             }
             Rule::Origins | Rule::Networks => {
                 let texts = written.as_array().ok_or_else(|| wrong_type("a list of strings"))?;
-                let texts = texts.iter().map(|text| text.get_ref().as_str().map(str::to_owned));
-                let texts: Option<Vec<_>> = texts.collect();
-                Value::List(texts.ok_or_else(|| wrong_type("a list of strings"))?)
+                let texts: Option<Vec<_>> =
+                    texts.iter().map(|text| text.get_ref().as_str()).collect();
+                let texts = texts.ok_or_else(|| wrong_type("a list of strings"))?;
+                if *self == Rule::Networks {
+                    read_networks(texts.into_iter())?
+                } else {
+                    Value::List(texts.into_iter().map(str::to_owned).collect())
+                }
             }
+            Rule::Blocks | Rule::Overrides => return Err(None), // read in parts
         };
         self.check(&value)?;
         Ok(value)
@@ -187,13 +233,6 @@ impl Rule {
                 }
                 true
             }
-            (Rule::Networks, Value::List(networks)) => {
-                for written in networks {
-                    network::parse(written)
-                        .map_err(|problem| Some(format!("{written:?}: {problem}")))?;
-                }
-                true
-            }
             (Rule::Path, Value::Text(path)) => !path.contains('\0'),
             _ => true,
         };
@@ -211,6 +250,12 @@ fn check_secret(text: &str, min_chars: usize) -> Result<(), Hint> {
         return Err(Some(format!("it has {chars} characters")));
     }
     Ok(())
+}
+
+fn read_networks<'a>(entries: impl Iterator<Item = &'a str>) -> Result<Value, Hint> {
+    let read =
+        |entry| network::parse(entry).map_err(|problem| Some(format!("{entry:?}: {problem}")));
+    entries.map(read).collect::<Result<_, _>>().map(Value::Blocks)
 }
 
 fn read_address(text: &str) -> Result<SocketAddr, Hint> {

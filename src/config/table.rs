@@ -10,6 +10,7 @@
 use super::key::{Key, LegacyName, Preset};
 use super::rule::{Rule, between, zero_or};
 use super::source::Origin;
+use super::source_override::Overrides;
 use super::value::{LogFormat, ProxyProtocol, Secret, Setting, Value};
 
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 const RATE_MAX: u64 = 100_000_000;
 
 /// The most connections that can be set: a hundred times what one machine holds today.
-const CONNECTIONS_MAX: u64 = 1_000_000_000;
+pub(super) const CONNECTIONS_MAX: u64 = 1_000_000_000;
 
 const fn legacy(name: &'static str, unit: &'static str) -> LegacyName {
     LegacyName { name, factor: 1, unit }
@@ -206,7 +207,8 @@ keys! {
         token: Option<Secret> = Text(""), Rule::Secret { min_chars: 16 }, "";
     }
 
-    /// Who is let in, and how fast. The order is: source, global rate, capacity.
+    /// Who is let in, and how fast. The order is: source, global rate, capacity. SIGHUP and
+    /// POST /api/v1/config/reload apply all of this section to the running server.
     admission: Admission {
         /// How many connections one source may open in a minute, evenly spread, once its
         /// burst is used up. A source is an IPv4 address or an IPv6 /64. The default suits
@@ -239,6 +241,21 @@ keys! {
         max_global_connections: u64 =
             Number(10_000_000), between(1, CONNECTIONS_MAX), "connections",
             also legacy("MAX_GLOBAL_CONNECTIONS", "connections");
+
+        /// Which sources are refused, with 403. Of all blocks here, in admission.allow and in
+        /// admission.overrides that hold an address, the one with the longest prefix counts, and
+        /// it alone. IPv4 addresses that come mapped to IPv6 count as IPv4.
+        deny: Vec<IpNet> = Text(""), Rule::Blocks, "";
+
+        /// Which sources the limits of one source do not hold for: a probe, a test, a proxy that
+        /// many people come through. The global rate and the capacity hold for them too.
+        allow: Vec<IpNet> = Text(""), Rule::Blocks, "";
+
+        /// Which sources have limits of their own, a table for each block with any of
+        /// connections_per_minute, burst and max_concurrent; what is left out is as for
+        /// everybody. The tables stand behind the other keys of this section, as in
+        /// [admission.overrides."10.0.0.0/8"] and below it burst = 100.
+        overrides: Overrides = Text(""), Rule::Overrides, "";
     }
 
     /// From the accepted connection to the WebSocket.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::network;
+use super::source_override::Overrides;
 
 /// A value of any key, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,6 +24,10 @@ pub enum Value {
     Text(String),
     /// A list of texts; what an empty one means is the key's matter.
     List(Vec<String>),
+    /// Blocks of addresses, or networks.
+    Blocks(Vec<IpNet>),
+    /// Limits by block of addresses.
+    Overrides(Overrides),
 }
 
 impl Value {
@@ -36,6 +40,8 @@ impl Value {
             Value::Switch(on) => on.to_string(),
             Value::Text(text) => toml::Value::from(text.as_str()).to_string(),
             Value::List(texts) => toml::Value::from(texts.clone()).to_string(),
+            Value::Blocks(_) | Value::Overrides(_) => toml::Value::try_from(self)
+                .map_or_else(|error| error.to_string(), |value| value.to_string()),
         }
     }
 }
@@ -50,6 +56,15 @@ impl fmt::Display for Value {
             Value::Text(text) if text.is_empty() => f.write_str("\"\""),
             Value::Text(text) => f.write_str(text),
             Value::List(texts) => write!(f, "[{}]", texts.join(", ")),
+            Value::Blocks(blocks) => {
+                let texts: Vec<_> = blocks.iter().map(IpNet::to_string).collect();
+                write!(f, "[{}]", texts.join(", "))
+            }
+            Value::Overrides(overrides) => {
+                let texts: Vec<_> =
+                    overrides.iter().map(|(block, limits)| format!("{block}{limits}")).collect();
+                write!(f, "[{}]", texts.join("; "))
+            }
         }
     }
 }
@@ -186,13 +201,27 @@ impl Setting for Vec<String> {
 
 impl Setting for Vec<IpNet> {
     fn from_value(value: Value) -> Self {
-        let Value::List(texts) = &value else { mistaken("Vec<IpNet>", &value) };
-        let networks: Result<_, _> = texts.iter().map(|text| network::parse(text)).collect();
-        networks.unwrap_or_else(|_| mistaken("Vec<IpNet>", &value))
+        match value {
+            Value::Blocks(blocks) => blocks,
+            other => mistaken("Vec<IpNet>", &other),
+        }
     }
 
     fn to_value(&self) -> Value {
-        Value::List(self.iter().map(ToString::to_string).collect())
+        Value::Blocks(self.clone())
+    }
+}
+
+impl Setting for Overrides {
+    fn from_value(value: Value) -> Self {
+        match value {
+            Value::Overrides(overrides) => overrides,
+            other => mistaken("Overrides", &other),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::Overrides(self.clone())
     }
 }
 

@@ -234,3 +234,48 @@ proptest! {
         prop_assert_eq!(buckets.limited_sources(), limited.count());
     }
 }
+
+fn rules(written: &[(&str, Treatment)]) -> Arc<SourceRules> {
+    let parse = |(block, treatment): &(&str, Treatment)| {
+        (block.parse().unwrap_or_else(|_| panic!("{block}")), *treatment)
+    };
+    Arc::new(SourceRules::new(written.iter().map(parse)))
+}
+
+/// S0.73.
+#[test]
+fn a_source_has_the_limits_of_its_rule() {
+    let mut buckets = buckets(IpLimits { max_sources: 3, ..LIMITS });
+    buckets.set_rules(rules(&[
+        ("0.0.0.1/32", Treatment::Denied),
+        ("0.0.0.2/32", Treatment::Exempt),
+        ("0.0.0.3/32", Treatment::Limited(Pace::new(600, 100, 0))),
+        ("0.0.0.4/32", Treatment::Limited(Pace::new(0, 0, 7))),
+    ]));
+    assert_eq!(buckets.admit(source(1), 0), Err(IpRefusal::Denied));
+    assert_eq!(admitted(&mut buckets, 3, 1000, 0), 100);
+    assert_eq!(admitted(&mut buckets, 3, 1000, SECOND), 10);
+    assert_eq!(admitted(&mut buckets, 4, 1000, 0), 7);
+    assert_eq!(admitted(&mut buckets, 5, 1000, 0), 60, "no rule names it");
+    assert_eq!(buckets.admit(source(6), 0), Err(IpRefusal::TableFull));
+    assert_eq!(admitted(&mut buckets, 2, 1000, 0), 1000, "not even by a full table");
+    (0..1000).for_each(|_| buckets.released(source(2), SECOND));
+    assert_eq!((buckets.len(), buckets.concurrent(source(2))), (3, 0), "it left nothing behind");
+}
+
+#[test]
+fn new_rules_hold_at_once_for_old_buckets() {
+    let mut buckets = buckets(LIMITS);
+    assert_eq!(admitted(&mut buckets, 1, 100, 0), 60);
+    buckets.set_rules(rules(&[("0.0.0.0/24", Treatment::Exempt)]));
+    assert_eq!(admitted(&mut buckets, 1, 100, 0), 100);
+    assert_eq!(buckets.limited_sources(), 0);
+    buckets.set_rules(rules(&[("0.0.0.0/24", Treatment::Denied)]));
+    assert_eq!(buckets.admit(source(1), 0), Err(IpRefusal::Denied));
+    buckets.set_rules(rules(&[("0.0.0.0/24", Treatment::Limited(Pace::new(60, 60, 160)))]));
+    assert_eq!(buckets.admit(source(1), 0), Err(IpRefusal::ConcurrentPerIp));
+    // Whoever was let in is counted, under whatever rule: nothing is released twice.
+    (0..160).for_each(|_| buckets.released(source(1), SECOND));
+    buckets.expire(60 * SECOND, usize::MAX);
+    assert_eq!((buckets.len(), buckets.limited_sources()), (0, 0));
+}

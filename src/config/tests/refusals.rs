@@ -54,7 +54,7 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
 fn settings_of_features_that_do_not_exist_are_refused() {
     let (_file, mut sources) = written(
         "[server]\ntls = true\ncertificate = \"\"\n\
-         [admission]\noverrides = {}\n[redis]\nurl = \"\"\n",
+         [admission]\nregions = {}\n[redis]\nurl = \"\"\n",
     );
     sources.environment = environment(&[("TIDEGATE_REDIS__URL", "redis://redis:6379")]).environment;
     let found = errors(sources);
