@@ -108,8 +108,8 @@ pub struct ShardMetrics {
     pub tracked_sources: Count,
     /// Sources that would be refused now (gauge).
     pub limited_sources: Count,
-    /// Places that are taken by admitted connections, upgraded or not, as of the last tick
-    /// (gauge).
+    /// Places that are taken by admitted connections, upgraded or not (gauge). Kept to the
+    /// connection: the coordinator divides a lowered capacity by it.
     pub admitted: Count,
     /// Highest number of connections that this shard may hold.
     pub capacity: Count,

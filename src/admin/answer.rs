@@ -23,7 +23,7 @@ use super::render;
 use super::route::Show;
 use super::server::AdminContext;
 use crate::channels::publish::{broadcast_text, text_frame};
-use crate::coordinator::command::{Command, ShutdownAnswer};
+use crate::coordinator::command::{Command, ReloadAnswer, ShutdownAnswer};
 use crate::limits::COORDINATOR_PATIENCE_MS;
 use crate::mesh::inbox::NotTaken;
 use crate::mesh::message::{Fault, ShardMessage};
@@ -95,6 +95,10 @@ impl Office {
                 let status = if answer.started { 202 } else { 200 };
                 Ok(Answer::json(status, &render::shutdown_answer(&answer)))
             }
+            AdminRequest::Reload => {
+                let (status, value) = render::reload_answer(&self.reload().await?);
+                Ok(Answer::json(status, &value))
+            }
             AdminRequest::BroadcastAll { message, title, level } => {
                 let frame = text_frame(&broadcast_text(&message, &title, &level));
                 self.publications.publish(vec![ShardMessage::Broadcast { frame }]).await?;
@@ -152,18 +156,29 @@ impl Office {
     async fn shut_down(&self, force: bool) -> Result<ShutdownAnswer, ApiError> {
         let method = if force { "DELETE" } else { "POST" };
         let reason = format!("{method} /api/v1/shutdown/shutdown");
+        self.ask(|answer| Command::Shutdown { force, reason, answer }).await
+    }
+
+    async fn reload(&self) -> Result<ReloadAnswer, ApiError> {
+        let cause = "POST /api/v1/config/reload".to_owned();
+        self.ask(|answer| Command::Reload { cause, answer: Some(answer) }).await
+    }
+
+    /// Gives the coordinator a command and waits for the answer.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, ApiError> {
         let (answer, answered) = oneshot::channel();
-        self.context.commands.try_send(Command::Shutdown { force, reason, answer }).map_err(
-            |error| {
-                ApiError::unavailable(match error {
-                    TrySendError::Full(_) => {
-                        "not done: the coordinator has too many commands waiting; try again, or \
-                         send SIGTERM"
-                    }
-                    TrySendError::Disconnected(_) => "not done: the coordinator has ended",
-                })
-            },
-        )?;
+        self.context.commands.try_send(command(answer)).map_err(|error| {
+            ApiError::unavailable(match error {
+                TrySendError::Full(_) => {
+                    "not done: the coordinator has too many commands waiting; try again, or send \
+                     a signal"
+                }
+                TrySendError::Disconnected(_) => "not done: the coordinator has ended",
+            })
+        })?;
         match timeout(Duration::from_millis(COORDINATOR_PATIENCE_MS), answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(oneshot::Canceled)) => {
@@ -171,7 +186,7 @@ impl Office {
             }
             Err(_) => Err(ApiError::unavailable(format!(
                 "the coordinator has the command and did not answer within \
-                 {COORDINATOR_PATIENCE_MS} ms; GET /api/v1/shutdown/status shows what it does"
+                 {COORDINATOR_PATIENCE_MS} ms; GET /api/v1/shutdown/overview shows what it does"
             ))),
         }
     }

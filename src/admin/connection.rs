@@ -122,7 +122,7 @@ async fn handle(
     request: Request<Incoming>,
     patience: Patience,
 ) -> Result<Answer, ApiError> {
-    let config = &office.context.state.config;
+    let config = office.context.state.config();
     let (head, body) = request.into_parts();
     let found = route::find(head.method.as_str(), head.uri.path(), config.debug.fault_injection);
     // First who, then what: a stranger is not told what there is.

@@ -25,6 +25,7 @@
 //! | GET | `/api/v1/shutdown/overview` | yes | all of the above at once |
 //! | POST | `/api/v1/shutdown/shutdown` | yes | start a drain: 202, or 200 if one is under way |
 //! | DELETE | `/api/v1/shutdown/shutdown` | yes | cut what is left and end: 202, or 200 |
+//! | POST | `/api/v1/config/reload` | yes | read the configuration again, apply its limits: 202, 200 |
 //! | POST | `/api/v1/broadcast` | yes | a message to every connection (S2.27) |
 //! | POST | `/api/publish` | yes | data to the subscribers of a channel |
 //! | POST | `/api/broadcast` | yes | data to the subscribers of several channels |

@@ -20,6 +20,8 @@ pub(super) enum AdminRequest {
         /// Cut instead of drain.
         force: bool,
     },
+    /// The configuration is to be read again.
+    Reload,
     /// A message to every connection.
     BroadcastAll { message: String, title: String, level: String },
     /// Data to the subscribers of these channels.
@@ -82,6 +84,7 @@ pub(super) fn request(route: Route, body: &[u8], shards: usize) -> Result<AdminR
         Route::Show(show) => Ok(AdminRequest::Show(show)),
         Route::Drain => nothing(body).map(|()| AdminRequest::Shutdown { force: false }),
         Route::Force => nothing(body).map(|()| AdminRequest::Shutdown { force: true }),
+        Route::Reload => nothing(body).map(|()| AdminRequest::Reload),
         Route::Info => nothing(body).map(|()| AdminRequest::Info),
         Route::BroadcastAll => broadcast_all(body),
         Route::Publish => publish(body),
@@ -239,9 +242,10 @@ mod tests {
 
     use super::*;
 
-    const ROUTES: [Route; 7] = [
+    const ROUTES: [Route; 8] = [
         Route::Drain,
         Route::Force,
+        Route::Reload,
         Route::BroadcastAll,
         Route::Publish,
         Route::PublishMany,
@@ -334,6 +338,7 @@ mod tests {
         for body in ["", " ", "{}", " { } "] {
             assert_eq!(read(Route::Drain, body), Ok(AdminRequest::Shutdown { force: false }));
             assert_eq!(read(Route::Force, body), Ok(AdminRequest::Shutdown { force: true }));
+            assert_eq!(read(Route::Reload, body), Ok(AdminRequest::Reload));
             assert_eq!(read(Route::Info, body), Ok(AdminRequest::Info));
         }
     }

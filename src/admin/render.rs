@@ -6,7 +6,7 @@ use super::error::ApiError;
 use super::moment::Moment;
 use super::route::speaks_centrifugo;
 use crate::close_reason::{CloseReason, DrainOutcome};
-use crate::coordinator::command::ShutdownAnswer;
+use crate::coordinator::command::{ReloadAnswer, ShutdownAnswer};
 use crate::metrics::REFUSAL_LABELS;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -36,7 +36,8 @@ fn probe(moment: &Moment, status: &str) -> Value {
 /// S0.20 to S0.25, and S0.54.
 pub(super) fn health_status(moment: &Moment) -> Value {
     let connections = moment.state.connections();
-    let admission = &moment.state.config.admission;
+    let config = moment.state.config();
+    let admission = &config.admission;
     json!({
         "timestamp": moment.timestamp,
         "scope": "node",
@@ -175,7 +176,7 @@ pub(super) fn figures(moment: &Moment) -> Value {
 pub(super) fn config(moment: &Moment) -> Value {
     let settings: Map<_, _> = moment
         .state
-        .config
+        .config()
         .shown()
         .into_iter()
         .map(|shown| {
@@ -205,6 +206,24 @@ pub(super) fn shutdown_answer(answer: &ShutdownAnswer) -> Value {
     value
 }
 
+/// The answer of the coordinator to a reload, and its status.
+pub(super) fn reload_answer(answer: &ReloadAnswer) -> (u16, Value) {
+    match answer {
+        Ok(report) => {
+            let status = if report.changed.is_empty() { 200 } else { 202 };
+            (status, serde_json::to_value(report).unwrap_or_default())
+        }
+        Err(errors) => {
+            let (count, plural) = (errors.len(), if errors.len() == 1 { "" } else { "s" });
+            let message = format!(
+                "the configuration is refused ({count} error{plural}); the limits stay as they were"
+            );
+            let code = "configuration_refused";
+            (422, json!({ "error": { "code": code, "message": message, "errors": errors } }))
+        }
+    }
+}
+
 /// The answer to `/api/v1/broadcast`.
 pub(super) fn broadcast(moment: &Moment) -> Value {
     json!({ "accepted": true, "connections": moment.state.connections() })
@@ -221,7 +240,7 @@ pub(super) fn published(channels: usize, many: bool) -> Value {
 
 /// The answer to `/api/info`.
 pub(super) fn info(moment: &Moment, host: &str) -> Value {
-    let port = moment.state.config.server.listen.port();
+    let port = moment.state.config().server.listen.port();
     json!({ "result": { "nodes": [{
         "uid": format!("{host}-{}", moment.process.pid),
         "name": format!("{host}_{port}"),

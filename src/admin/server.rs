@@ -95,7 +95,7 @@ pub(super) fn start_with(
     patience: Patience,
 ) -> io::Result<AdminHandle> {
     let address = listener.local_addr()?;
-    if !address.ip().to_canonical().is_loopback() && context.state.config.admin.token.is_none() {
+    if !address.ip().to_canonical().is_loopback() && context.state.config().admin.token.is_none() {
         let message = format!("{address} can be reached from other machines; it needs admin.token");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     }

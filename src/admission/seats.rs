@@ -26,8 +26,9 @@ impl Seats {
     ///
     /// While a shard holds more than its equal share, because the capacity was lowered, the
     /// others must not fill theirs: nobody enters anywhere before the server as a whole is below
-    /// its capacity, and then no more than it is below. The numbers may be a moment old; once
-    /// every shard is down to its share each gets its share.
+    /// its capacity, and then no more than it is below. Once every shard is down to its share
+    /// each gets its share. `used` may be a moment old: then so many more may enter as left or
+    /// came meanwhile.
     pub fn grants(self, configured: u64, used: &[u64]) -> Vec<u32> {
         let shares = self.shares(configured);
         if shares.iter().zip(used).all(|(share, used)| *used <= u64::from(*share)) {

@@ -22,8 +22,9 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::admission::AdmissionPlan;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Sources};
 use crate::coordinator::command::{Command, ShardFailure};
+use crate::coordinator::limits::Limits;
 use crate::coordinator::report::ShutdownReport;
 use crate::coordinator::state::ServerState;
 use crate::coordinator::{Coordinator, signals};
@@ -56,14 +57,14 @@ impl From<probe::Unavailable> for NotStarted {
     }
 }
 
-/// Runs a server with this configuration until it is stopped. The exit code is one of
-/// [`exit_code`].
-pub fn serve(config: Config) -> ExitCode {
+/// Runs a server with this configuration until it is stopped; `sources` are those it was loaded
+/// from, to be read again on request. The exit code is one of [`exit_code`].
+pub fn serve(config: Config, sources: Sources) -> ExitCode {
     logging::start(config.log.format);
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    match run(Arc::new(config)) {
+    match run(Arc::new(config), sources) {
         Ok(report) => ExitCode::from(report.exit_code.unwrap_or(exit_code::PANICKED)),
         Err(NotStarted { message, exit_code }) => {
             error!("{message}");
@@ -72,7 +73,7 @@ pub fn serve(config: Config) -> ExitCode {
     }
 }
 
-fn run(config: Arc<Config>) -> Result<ShutdownReport, NotStarted> {
+fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStarted> {
     let clock = Clock::start();
     let caught = signals::catch()
         .map_err(|error| NotStarted::unavailable(format!("signals cannot be caught: {error}")))?;
@@ -105,14 +106,21 @@ fn run(config: Arc<Config>) -> Result<ShutdownReport, NotStarted> {
     };
     admin::start(admin_listener, context)
         .map_err(|error| NotStarted::unavailable(format!("admin listener: {error}")))?;
+    let seats = capacity.seats();
+    let limits = Limits::new(sources.clone(), seats, plan, commands.clone());
+    let inherited = {
+        let (state, commands) = (Arc::clone(&state), commands.clone());
+        move || Limits::inherited(sources, seats, &state.config(), commands)
+    };
     caught
         .forward(commands)
         .map_err(|error| NotStarted::unavailable(format!("signal thread: {error}")))?;
 
-    let coordinator = Coordinator::new(Arc::clone(&state), inbox.clone(), shards.postboxes.clone());
+    let coordinator =
+        Coordinator::new(Arc::clone(&state), inbox.clone(), shards.postboxes.clone(), limits);
     coordinator.open();
     say_hello(&config, &capacity, address, admin_address);
-    let report = lead(coordinator, &state, &inbox, &shards);
+    let report = lead(coordinator, &state, &inbox, &shards, inherited);
     finish(&config, &report, shards);
     Ok(report)
 }
@@ -124,12 +132,13 @@ fn lead(
     state: &Arc<ServerState>,
     inbox: &Receiver<Command>,
     shards: &Shards,
+    inherited: impl FnOnce() -> Limits,
 ) -> ShutdownReport {
     let run = catch_unwind(AssertUnwindSafe(|| coordinator.run()));
     run.unwrap_or_else(|panic| {
         let cause = ShardFailure::Panic(shard_thread::message_of(panic.as_ref()));
-        let successor =
-            Coordinator::new(Arc::clone(state), inbox.clone(), shards.postboxes.clone());
+        let postboxes = shards.postboxes.clone();
+        let successor = Coordinator::new(Arc::clone(state), inbox.clone(), postboxes, inherited());
         successor.stop_after_death("coordinator", cause).run()
     })
 }

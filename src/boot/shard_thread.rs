@@ -134,7 +134,7 @@ impl Seed {
     }
 
     fn run(self) -> io::Result<()> {
-        let config = Arc::clone(&self.state.config);
+        let config = self.state.config();
         if config.server.pin_shards && !affinity::pin_to_core(self.index) {
             warn!(shard = self.index, "cannot be pinned to a core; runs where the kernel puts it");
         }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tidegate::config::{Config, ConfigErrors};
+use tidegate::config::{Config, ConfigErrors, Sources};
 use tidegate::exit_code;
 
 use options::ServerOptions;
@@ -82,16 +82,19 @@ enum ConfigCommand {
 }
 
 /// Does what the command line says. `serve` runs the server.
-pub(crate) fn run(serve: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+pub(crate) fn run(serve: impl FnOnce(Config, Sources) -> ExitCode) -> ExitCode {
     let command = match CommandLine::try_parse() {
         Ok(line) => line.command,
         Err(error) => return usage(&error),
     };
     match command {
-        Command::Serve(options) => match Config::load(options.into_sources()) {
-            Ok(config) => serve(config),
-            Err(errors) => refused(&errors),
-        },
+        Command::Serve(options) => {
+            let sources = options.into_sources();
+            match Config::load(sources.clone()) {
+                Ok(config) => serve(config, sources),
+                Err(errors) => refused(&errors),
+            }
+        }
         Command::Config { command } => match command.unwrap_or(ConfigCommand::Default) {
             ConfigCommand::Default => print(&Config::default_file()),
             ConfigCommand::Check { file } => configuration::check(file),

@@ -12,6 +12,7 @@
 //!   a key is and which values it takes
 //! - `source`, `written`, `file`, `environment`: as written
 //! - `resolved`: as resolved, and the checks between keys
+//! - `reload`: what a configuration that was read again changes, and what it cannot
 //! - `default_file`: the table printed as a commented file
 //! - `error`: everything that can be wrong, one line each
 //!
@@ -26,6 +27,7 @@ mod error;
 mod file;
 mod key;
 mod network;
+mod reload;
 mod resolved;
 mod rule;
 mod source;
@@ -36,6 +38,7 @@ mod written;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use key::{KEYS, Key, LegacyName, Preset};
+pub use reload::{Change, ReloadReport};
 pub use resolved::ShownValue;
 pub use rule::Rule;
 pub use source::{FlagValue, Source, Sources};

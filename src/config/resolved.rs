@@ -91,6 +91,12 @@ impl Config {
         Key::position(key).and_then(|at| self.origins.get(at)).map(|origin| &origin.source)
     }
 
+    /// Whether the value of this key was made from that of another.
+    pub(super) fn is_derived(&self, key: &str) -> bool {
+        let origin = Key::position(key).and_then(|at| self.origins.get(at));
+        origin.is_some_and(|origin| origin.note.is_some())
+    }
+
     fn from_written(written: &BTreeMap<&'static str, Written>) -> Config {
         let mut values = Vec::with_capacity(KEYS.len());
         let mut origins = Vec::with_capacity(KEYS.len());
@@ -290,7 +296,7 @@ impl Default for Config {
     }
 }
 
-fn mask(key: &Key, value: Value) -> Value {
+pub(super) fn mask(key: &Key, value: Value) -> Value {
     match value {
         Value::Text(text) if key.is_secret() && !text.is_empty() => {
             Value::Text(Secret::MASK.to_owned())

@@ -6,12 +6,13 @@ use std::io;
 use futures_channel::oneshot;
 
 use super::report::ShutdownReport;
+use crate::config::{Config, ReloadReport};
 use crate::mesh::message::Fault;
 
 /// An input of the coordinator.
 #[derive(Debug)]
 pub enum Command {
-    /// A signal arrived (SIGTERM, SIGINT, SIGUSR2).
+    /// A signal to stop arrived (SIGTERM, SIGINT, SIGUSR2).
     Signal(i32),
     /// An operator asks for a shutdown. `force` cuts everything at once.
     Shutdown {
@@ -22,6 +23,15 @@ pub enum Command {
         /// Where the answer goes; nobody may be waiting any more.
         answer: oneshot::Sender<ShutdownAnswer>,
     },
+    /// Somebody asks for the configuration to be read again (SIGHUP, the admin).
+    Reload {
+        /// Who asked, in words for the log.
+        cause: String,
+        /// Where the answer goes, if anybody waits for one.
+        answer: Option<oneshot::Sender<ReloadAnswer>>,
+    },
+    /// The configuration has been read again, or everything that is wrong with it.
+    ConfigRead(Result<Box<Config>, Vec<String>>),
     /// A shard has entered the phase of this epoch.
     ShardAcknowledged {
         /// Which shard.
@@ -78,3 +88,7 @@ pub struct ShutdownAnswer {
     /// The state after the command.
     pub report: ShutdownReport,
 }
+
+/// The answer to [`Command::Reload`]: what changed, or everything that is wrong with the
+/// configuration, which then changed nothing.
+pub type ReloadAnswer = Result<ReloadReport, Vec<String>>;

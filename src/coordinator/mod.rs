@@ -6,6 +6,7 @@
 
 pub mod command;
 pub mod drain;
+pub mod limits;
 pub mod phase;
 pub mod report;
 pub mod shutdown;
@@ -29,6 +30,7 @@ use crate::mesh::message::{Fault, PhaseOrder, ShardMessage};
 use crate::metrics::ShardMetrics;
 
 use command::{Command, ShardFailure, ShutdownAnswer};
+use limits::Limits;
 use phase::Phase;
 use report::{DrainPlanReport, ShutdownReport, StageResult};
 use shutdown::StageCaps;
@@ -71,6 +73,7 @@ pub struct Coordinator {
     state: Arc<ServerState>,
     commands: Receiver<Command>,
     shards: Vec<ShardView>,
+    limits: Limits,
     shutdown: Option<Shutdown>,
     stages: Stages,
     order: Option<PhaseOrder>,
@@ -86,17 +89,19 @@ fn told_reason(cause: &str) -> &'static str {
 }
 
 impl Coordinator {
-    /// For the shards behind these postboxes.
+    /// For the shards behind these postboxes, which have begun under the plan of `limits`.
     pub fn new(
         state: Arc<ServerState>,
         commands: Receiver<Command>,
         postboxes: Vec<Postbox>,
+        limits: Limits,
     ) -> Self {
         let view = |postbox| ShardView { postbox, acknowledged: 0, drained: false, alive: true };
         Self {
             state,
             commands,
             shards: postboxes.into_iter().map(view).collect(),
+            limits,
             shutdown: None,
             stages: Stages::default(),
             order: None,
@@ -133,6 +138,8 @@ impl Coordinator {
         match command {
             Command::Signal(signal) => self.on_signal(signals::name(signal)),
             Command::Shutdown { force, reason, answer } => self.on_request(force, reason, answer),
+            Command::Reload { cause, answer } => self.on_reload(&cause, answer),
+            Command::ConfigRead(read) => self.on_config_read(read),
             Command::ShardAcknowledged { shard, epoch } => {
                 if let Some(shard) = self.shards.get_mut(shard) {
                     shard.acknowledged = shard.acknowledged.max(epoch);
@@ -189,10 +196,10 @@ impl Coordinator {
         }
         error!(thread, %cause, "a thread ended without being told to; stopping the server");
         if self.shutdown.is_none() {
-            let hurry = self.state.config.shutdown.force_timeout_ms;
+            let hurry = self.state.config().shutdown.force_timeout_ms;
             self.begin(format!("{thread}: {cause}"), "panic", exit_code::PANICKED);
             if let Some(shutdown) = &mut self.shutdown {
-                shutdown.caps = StageCaps::hurried(&self.state.config, hurry);
+                shutdown.caps = StageCaps::hurried(&self.state.config(), hurry);
             }
         } else if let Some(shutdown) = &mut self.shutdown {
             shutdown.exit_code = exit_code::PANICKED;
@@ -200,7 +207,7 @@ impl Coordinator {
     }
 
     fn begin(&mut self, reason: String, cause: &'static str, exit_code: u8) {
-        let caps = StageCaps::new(&self.state.config);
+        let caps = StageCaps::new(&self.state.config());
         info!(
             reason,
             cause,
@@ -251,6 +258,7 @@ impl Coordinator {
     fn look_around(&mut self) {
         let now = self.state.clock.now();
         self.state.note_peak();
+        self.hand_out_limits();
         if now.ms() >= self.next_tick_ms {
             self.next_tick_ms += TICK_MS;
             self.state.tick();
@@ -337,7 +345,7 @@ impl Coordinator {
         let Some(shutdown) = &mut self.shutdown else { return };
         let connections = if started_with > 0 { started_with } else { present };
         let (order, plan) = drain::plan(
-            &self.state.config,
+            &self.state.config(),
             &shutdown.caps,
             told_reason(shutdown.cause),
             connections,

@@ -1,22 +1,23 @@
-//! SIGTERM, SIGINT and SIGUSR2 become commands.
+//! SIGTERM, SIGINT and SIGUSR2 become the command to stop, SIGHUP the one to read the
+//! configuration again.
 
 use std::io;
 
 use crossbeam_channel::Sender;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::command::Command;
 use crate::sys::signal_mask;
 
-/// The signals that stop the server.
-const STOPPING: [i32; 3] = [SIGTERM, SIGINT, SIGUSR2];
+/// The signals that are caught: three that stop the server, and the one that does not.
+const CAUGHT: [i32; 4] = [SIGTERM, SIGINT, SIGUSR2, SIGHUP];
 
 /// Signals that have been caught since [`catch`]; none is lost before [`Caught::forward`].
 #[derive(Debug)]
 pub struct Caught(Signals);
 
-/// Begins to catch the signals that stop the server: before the first listener is open, so that
+/// Begins to catch the signals: before the first listener is open, so that
 /// no signal finds the process with connections and without a handler.
 ///
 /// # Errors
@@ -24,7 +25,7 @@ pub struct Caught(Signals);
 pub fn catch() -> io::Result<Caught> {
     // Held back meanwhile: one that came between the handler's installation and its readiness
     // would be swallowed.
-    let signals = signal_mask::with_blocked(&STOPPING, || Signals::new(STOPPING))??;
+    let signals = signal_mask::with_blocked(&CAUGHT, || Signals::new(CAUGHT))??;
     Ok(Caught(signals))
 }
 
@@ -36,7 +37,11 @@ impl Caught {
     pub fn forward(mut self, commands: Sender<Command>) -> io::Result<()> {
         let forward = move || {
             for signal in self.0.forever() {
-                if commands.send(Command::Signal(signal)).is_err() {
+                let command = match signal {
+                    SIGHUP => Command::Reload { cause: name(signal).to_owned(), answer: None },
+                    signal => Command::Signal(signal),
+                };
+                if commands.send(command).is_err() {
                     return;
                 }
             }
@@ -52,6 +57,7 @@ pub fn name(signal: i32) -> &'static str {
         SIGTERM => "SIGTERM",
         SIGINT => "SIGINT",
         SIGUSR2 => "SIGUSR2",
+        SIGHUP => "SIGHUP",
         _ => "signal",
     }
 }

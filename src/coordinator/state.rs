@@ -1,4 +1,4 @@
-//! What the coordinator shows to readers: the phase, the epoch, the report.
+//! What the coordinator shows to readers: the phase, the epoch, the settings, the report.
 //!
 //! Only the coordinator writes; the admin listener and the shards read. Nothing here is on the
 //! path of a message.
@@ -15,8 +15,6 @@ use crate::metrics::ShardMetrics;
 /// The server as seen by those who only look.
 #[derive(Debug)]
 pub struct ServerState {
-    /// The settings in force.
-    pub config: Arc<Config>,
     /// The server's clock; its origin is the start of the process.
     pub clock: Clock,
     /// The counters of each shard.
@@ -25,6 +23,7 @@ pub struct ServerState {
     epoch: AtomicU64,
     ticks: AtomicU64,
     peak: AtomicU64,
+    config: Mutex<Arc<Config>>,
     report: Mutex<ShutdownReport>,
 }
 
@@ -32,15 +31,20 @@ impl ServerState {
     /// The state of a server that is starting.
     pub fn new(config: Arc<Config>, clock: Clock, shards: Vec<Arc<ShardMetrics>>) -> Self {
         Self {
-            config,
             clock,
             shards,
             phase: AtomicU8::new(Phase::Starting as u8),
             epoch: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            config: Mutex::new(config),
             report: Mutex::new(ShutdownReport::default()),
         }
+    }
+
+    /// The settings in force; other ones after a reload.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The phase now.
@@ -77,6 +81,10 @@ impl ServerState {
     pub(super) fn enter(&self, phase: Phase) -> u64 {
         self.phase.store(phase as u8, Ordering::Release);
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(super) fn set_config(&self, config: Config) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
     pub(super) fn tick(&self) {

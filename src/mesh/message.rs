@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::admission::AdmissionPlan;
 use crate::coordinator::phase::Phase;
 
 /// A message to a shard.
@@ -24,6 +25,9 @@ pub enum ShardMessage {
     /// Coordinator -> every shard: the server has entered a phase. The coordinator sends it
     /// again until the shard has acknowledged the epoch.
     Enter(PhaseOrder),
+    /// Coordinator -> every shard: the limits are others from now on. Dropped, the shard would
+    /// admit by its old limits; the coordinator sends the newest plan until the inbox takes it.
+    Limits(Arc<AdmissionPlan>),
     /// Admin -> one shard, only with `debug.fault_injection`: misbehave.
     Fault(Fault),
 }

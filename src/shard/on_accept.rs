@@ -171,7 +171,10 @@ impl<R: Ring> Shard<R> {
     pub(super) fn ask_admission(&mut self, ip: IpAddr) -> Result<(), (RefusalReason, u64)> {
         let refused = if self.phase.accepts() {
             match self.admission.admit(self.settings.prefixes.key(ip), self.now.ns()) {
-                Verdict::Admitted => return Ok(()),
+                Verdict::Admitted => {
+                    self.metrics.admitted.set(u64::from(self.admission.capacity().used()));
+                    return Ok(());
+                }
                 Verdict::Refused { reason, retry_after_ms } => (reason, retry_after_ms),
             }
         } else {

@@ -204,6 +204,7 @@ impl<R: Ring> Shard<R> {
         );
         if facts.has(Facts::ADMITTED) {
             self.admission.released(source, self.now.ns());
+            self.metrics.admitted.set(u64::from(self.admission.capacity().used()));
         }
         self.connections.end_life(token.slot);
         if let Some(outcome) = outcome {

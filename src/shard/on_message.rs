@@ -31,6 +31,10 @@ impl<R: Ring> Shard<R> {
                 self.fan_out_to_everybody(frame);
             }
             ShardMessage::Enter(order) => self.enter(order),
+            ShardMessage::Limits(plan) => {
+                self.admission.apply(&plan, self.index, self.now.ns());
+                self.metrics.capacity.set(u64::from(plan.granted_to(self.index)));
+            }
             ShardMessage::Fault(Fault::Panic) => panic!("injected through the admin API"),
             ShardMessage::Fault(Fault::Stall(ms)) => {
                 std::thread::sleep(Duration::from_millis(ms));

@@ -52,7 +52,6 @@ impl<R: Ring> Shard<R> {
         }
         self.due = due;
         self.resume_accepting(false);
-        self.metrics.admitted.set(u64::from(self.admission.capacity().used()));
         let sources = self.admission.ip_mut();
         sources.expire(self.now.ns(), EXPIRE_PER_TICK);
         self.metrics.tracked_sources.set(sources.len() as u64);

@@ -18,6 +18,14 @@ pub(crate) fn get(admin: SocketAddr, path: &str) -> String {
 /// The JSON in the answer, which must have status 200 or 202.
 #[track_caller]
 pub(crate) fn post(admin: SocketAddr, path: &str, body: &Value) -> Value {
+    let (status, answer) = try_post(admin, path, body);
+    assert!(matches!(status, 200 | 202), "{path}: {answer}");
+    answer
+}
+
+/// Status and JSON of the answer.
+#[track_caller]
+pub(crate) fn try_post(admin: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
     let body = body.to_string();
     let request = format!(
         "POST {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\
@@ -25,6 +33,5 @@ pub(crate) fn post(admin: SocketAddr, path: &str, body: &Value) -> Value {
         body.len()
     );
     let (response, _) = wire::exchange(admin, request.as_bytes()).expect("the admin answers");
-    assert!(matches!(response.status, 200 | 202), "{path}: {}", response.body());
-    serde_json::from_str(response.body()).expect("JSON")
+    (response.status, serde_json::from_str(response.body()).expect("JSON"))
 }

@@ -49,7 +49,7 @@ impl Collector for Scrape {
         shutdown(&mut page)?;
         last_shutdown(&mut page)?;
         process(&mut page)?;
-        if moment.state.config.metrics.compatibility_names {
+        if moment.state.config().metrics.compatibility_names {
             compatibility(&mut page)?;
         }
         Ok(())
@@ -77,7 +77,7 @@ fn connections(page: &mut Page<'_, '_>) -> Result<(), Error> {
         "tidegate_connections_limit",
         None,
         "Most connections that are admitted at once: admission.max_global_connections",
-        moment.state.config.admission.max_global_connections,
+        moment.state.config().admission.max_global_connections,
     )?;
     page.total("tidegate_connections_accepted", None, "Accepted TCP connections", |shard| {
         &shard.accepted

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod publish;
+mod reload;
 mod routes;
 mod shutdown;
 

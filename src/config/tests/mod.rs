@@ -9,6 +9,7 @@ use super::*;
 
 mod refusals;
 mod relations;
+mod reload;
 mod source_rules;
 mod sources;
 mod table;

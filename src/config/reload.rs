@@ -1,0 +1,94 @@
+//! The difference between the configuration in force and the one that was read again.
+//!
+//! What can change at run time is the section `admission`, and what takes its value from there.
+//! Everything else keeps the value that the server was started with and is named.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::key::{KEYS, Key};
+use super::resolved::mask;
+use super::table::Config;
+use super::value::Value;
+
+/// How much of a value a log line shows, in characters.
+const SHOWN_MAX_CHARS: usize = 200;
+
+/// A key whose value became another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The key's name.
+    pub key: &'static str,
+    /// The value before.
+    pub from: Value,
+    /// The value now.
+    pub to: Value,
+}
+
+/// For the log: one line of bounded length.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from {} to {}", self.key, short(&self.from), short(&self.to))
+    }
+}
+
+/// What came of reading the configuration again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ReloadReport {
+    /// In force now.
+    pub changed: Vec<Change>,
+    /// Not in force before the server is started again, by key.
+    pub needs_restart: Vec<&'static str>,
+    /// As [`Config::warnings`], of what was read.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// This configuration with what `read` says about keys that can change at run time.
+    #[must_use]
+    pub fn reloaded(&self, read: &Config) -> (Config, ReloadReport) {
+        let mut report = ReloadReport { warnings: read.warnings.clone(), ..Default::default() };
+        let (mut values, mut origins) = (self.values(), self.origins.clone());
+        for (at, to) in read.values().into_iter().enumerate() {
+            let key = &KEYS[at];
+            let differs = values[at] != to;
+            if self.changes_at_run_time(key, read) {
+                origins[at] = read.origins[at].clone();
+                let from = std::mem::replace(&mut values[at], to.clone());
+                if differs {
+                    let (from, to) = (mask(key, from), mask(key, to));
+                    report.changed.push(Change { key: key.name, from, to });
+                }
+            } else if differs {
+                report.needs_restart.push(key.name);
+            }
+        }
+        let mut config = Config::from_values(values, origins);
+        config.warnings.clone_from(&self.warnings);
+        (config, report)
+    }
+
+    fn changes_at_run_time(&self, key: &Key, read: &Config) -> bool {
+        // The pace at which clients come back, unless it is set by itself, is the global rate.
+        let follows = key.name == "shutdown.reconnect_per_second"
+            && self.is_derived(key.name)
+            && read.is_derived(key.name);
+        key.section() == "admission" || follows
+    }
+}
+
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= SHOWN_MAX_CHARS {
+        return text;
+    }
+    let start: String = text.chars().take(SHOWN_MAX_CHARS).collect();
+    let entries = match value {
+        Value::List(texts) => texts.len(),
+        Value::Blocks(blocks) => blocks.len(),
+        Value::Overrides(overrides) => overrides.len(),
+        _ => 1,
+    };
+    format!("{start}... ({entries} in all)")
+}
