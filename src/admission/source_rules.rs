@@ -154,34 +154,6 @@ mod tests {
         assert!(rules(&[]).is_empty() && found(&rules(&[]), "::1").is_none());
     }
 
-    /// What one lookup costs: prints it with `--nocapture`, and asserts nothing about a machine
-    /// that may be busy.
-    #[test]
-    #[ignore = "a measurement"]
-    fn cost_of_a_lookup() {
-        let measure = |what: &str, rules: &SourceRules| {
-            let keys = (0..1024_u32).map(|n| IpAddr::from((n * 4_190_003).to_be_bytes()));
-            let keys: Vec<_> = keys.map(|ip| Prefixes::default().key(ip)).collect();
-            let started = std::time::Instant::now();
-            let mut hits = 0;
-            for _ in 0..2_000 {
-                hits += keys.iter().filter(|key| rules.find(**key).is_some()).count();
-            }
-            let ns = started.elapsed().as_nanos() as f64 / (2_000.0 * 1024.0);
-            println!("{what}: {ns:.1} ns, {hits} hits");
-        };
-        let block = |n: u32, length: u8| {
-            let ip = IpAddr::from((n.wrapping_mul(2_654_435_761)).to_be_bytes());
-            (IpNet::new(ip, length).unwrap().trunc(), Treatment::Denied)
-        };
-        measure("no rules", &SourceRules::default());
-        measure("10 of /24", &SourceRules::new((0..10).map(|n| block(n, 24))));
-        measure("10,000 of /24", &SourceRules::new((0..10_000).map(|n| block(n, 24))));
-        let mixed = |n| SourceRules::new((0..n).map(|n| block(n, 16 + (n % 17) as u8)));
-        measure("10,000 of /16 to /32", &mixed(10_000));
-        measure("100,000 of /16 to /32", &mixed(100_000));
-    }
-
     fn address() -> impl Strategy<Value = IpAddr> {
         // Few values of each byte, so that blocks meet addresses; no multicast, which is no source.
         let byte = prop::sample::select(vec![0_u8, 1, 127, 254]);
