@@ -15,6 +15,7 @@
 pub mod capacity_share;
 pub mod global_rate;
 pub mod ip_bucket;
+pub mod owner;
 pub mod pace;
 pub mod plan;
 pub mod refusal;
@@ -27,6 +28,7 @@ use ahash::RandomState;
 pub use capacity_share::CapacityShare;
 pub use global_rate::{GlobalRate, RateShare, RetryAfter};
 pub use ip_bucket::{IpBuckets, IpLimits, IpRefusal};
+pub use owner::Owners;
 pub use pace::Pace;
 pub use plan::AdmissionPlan;
 pub use refusal::RefusalReason;
