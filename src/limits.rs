@@ -30,6 +30,11 @@ pub const UNADMITTED_BEYOND: usize = REFUSAL_SLOTS as usize / 2;
 /// than anybody puts one behind the other.
 pub const FORWARDED_ENTRIES: usize = 16;
 
+/// Instructions of the program that steers connections to shards: as many as the kernel takes
+/// (BPF_MAXINSNS). Some 400 to 1,300 trusted proxies fit, by the length of their prefixes; the
+/// connections of further ones are steered like anybody's.
+pub const STEERING_INSTRUCTIONS: usize = 4_096;
+
 /// The smallest table of direct descriptors that a shard can work with.
 pub const MIN_FILES: u32 = ACCEPTS + 2 * 16;
 

@@ -22,6 +22,7 @@ pub mod refusal;
 pub mod seats;
 pub mod source_address;
 pub mod source_rules;
+pub mod steering_program;
 
 use ahash::RandomState;
 

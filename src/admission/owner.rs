@@ -2,7 +2,8 @@
 //!
 //! Pure arithmetic on the source's key: every shard computes the same owner without asking
 //! anybody. It uses nothing but 32-bit operations that classic BPF has, so that the kernel can
-//! compute it too. Not here: what a shard does with a connection of a source that is not its own.
+//! compute it too ([`steering_program`](super::steering_program)). Not here: what a shard does
+//! with a connection of a source that is not its own.
 
 use super::source_address::SourceKey;
 
@@ -59,6 +60,11 @@ impl Owners {
     /// How many shards there are.
     pub fn shards(&self) -> u32 {
         self.shards
+    }
+
+    /// What is added before each of the two rounds.
+    pub(super) fn keys(&self) -> [u32; 2] {
+        self.keys
     }
 }
 

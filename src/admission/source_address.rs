@@ -47,6 +47,11 @@ impl Prefixes {
             IpAddr::V6(v6) => SourceKey((v6.to_bits() >> 64) as u64 & leading_ones(self.v6)),
         }
     }
+
+    /// The bits of an IPv4 address that count, and those of the upper half of an IPv6 address.
+    pub(super) fn masks(self) -> (u32, u64) {
+        ((leading_ones(self.v4) >> 32) as u32, leading_ones(self.v6))
+    }
 }
 
 pub(super) fn leading_ones(count: u8) -> u64 {
