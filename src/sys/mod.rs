@@ -10,3 +10,4 @@ pub mod listener;
 pub mod rlimit;
 pub mod signal_mask;
 pub mod socket_address;
+pub mod steering;

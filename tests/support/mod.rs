@@ -8,6 +8,7 @@ pub(crate) mod figures;
 pub(crate) mod http;
 pub(crate) mod judge;
 pub(crate) mod load;
+pub(crate) mod network;
 pub(crate) mod seccomp;
 pub(crate) mod server;
 pub(crate) mod socket;
