@@ -197,6 +197,21 @@ fn a_source_may_hold_so_many_connections_and_no_more() {
 }
 
 #[test]
+fn a_source_is_as_many_addresses_as_the_prefix_says() {
+    let server = Server::start(&[
+        "server.shards=1",
+        "admission.ipv4_prefix_bits=24",
+        "admission.max_connections_per_ip=2",
+    ]);
+    let admitted: Vec<_> = [[1, 1], [1, 2], [1, 3], [2, 1]]
+        .map(|[c, d]| Attempts::make(&server, Ipv4Addr::new(127, 0, c, d), 1).admitted)
+        .into_iter()
+        .collect();
+    let counts: Vec<_> = admitted.iter().map(Vec::len).collect();
+    assert_eq!(counts, [1, 1, 0, 1], "127.0.1.0/24 has its two");
+}
+
+#[test]
 fn a_server_that_drains_refuses_and_says_so() {
     let mut server = Server::start(&["server.shards=1", "shutdown.notice_ms=2000"]);
     let client = Client::connect(server.clients, "/echo");

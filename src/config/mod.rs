@@ -11,7 +11,7 @@
 //! - `key`, `rule`, `value`, `allowed_origin`, `network`, `address_block`, `source_override`: what
 //!   a key is and which values it takes
 //! - `source`, `written`, `file`, `environment`: as written
-//! - `resolved`: as resolved, and the checks between keys
+//! - `resolved`: as resolved, and the checks between keys; `source_prefix`: one of them
 //! - `reload`: what a configuration that was read again changes, and what it cannot
 //! - `default_file`: the table printed as a commented file
 //! - `error`: everything that can be wrong, one line each
@@ -32,6 +32,7 @@ mod resolved;
 mod rule;
 mod source;
 mod source_override;
+mod source_prefix;
 mod table;
 mod value;
 mod written;

@@ -1,7 +1,7 @@
 //! The difference between the configuration in force and the one that was read again.
 //!
-//! What can change at run time is the section `admission`, and what takes its value from there.
-//! Everything else keeps the value that the server was started with and is named.
+//! What can change at run time is the section `admission` but for what makes a source, and what
+//! takes its value from there. Everything else keeps the value that the server was started with and is named.
 
 use std::fmt;
 
@@ -11,6 +11,10 @@ use super::key::{KEYS, Key};
 use super::resolved::mask;
 use super::table::Config;
 use super::value::Value;
+
+/// Keys of the section `admission` that cannot change: what is counted is counted by source, and
+/// the kernel steers by source.
+const FIXED: [&str; 2] = ["admission.ipv4_prefix_bits", "admission.ipv6_prefix_bits"];
 
 /// How much of a value a log line shows, in characters.
 const SHOWN_MAX_CHARS: usize = 200;
@@ -66,6 +70,15 @@ impl Config {
         }
         let mut config = Config::from_values(values, origins);
         config.warnings.clone_from(&self.warnings);
+        // The blocks fit what was read, which may say otherwise what a source is.
+        let unfit = config.blocks_within_a_source();
+        if let Some(block) = unfit.first() {
+            let more = match unfit.len() - 1 {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            report.warnings.push(format!("until a restart {block}{more}"));
+        }
         (config, report)
     }
 
@@ -74,7 +87,7 @@ impl Config {
         let follows = key.name == "shutdown.reconnect_per_second"
             && self.is_derived(key.name)
             && read.is_derived(key.name);
-        key.section() == "admission" || follows
+        key.section() == "admission" && !FIXED.contains(&key.name) || follows
     }
 }
 

@@ -219,6 +219,7 @@ impl Config {
     /// would resolve to is not what the operator meant.
     fn check(&self, errors: &mut Vec<ConfigError>) {
         errors.extend(self.twice_ruled());
+        errors.extend(self.blocks_within_a_source().into_iter().map(ConfigError::from));
         let mut refuse = |keys: &'static [&'static str], message: String| {
             let unclear = keys.iter().any(|key| errors.iter().any(|error| error.concerns(key)));
             if !unclear {

@@ -208,11 +208,13 @@ keys! {
     }
 
     /// Who is let in, and how fast. The order is: source, global rate, capacity. SIGHUP and
-    /// POST /api/v1/config/reload apply all of this section to the running server.
+    /// POST /api/v1/config/reload apply this section to the running server, all but the two keys
+    /// that end in _prefix_bits.
     admission: Admission {
         /// How many connections one source may open in a minute, evenly spread, once its
-        /// burst is used up. A source is an IPv4 address or an IPv6 /64. The default suits
-        /// people, who open one and come back a few times; a big NAT may need more.
+        /// burst is used up. A source is an IPv4 address or an IPv6 /64, unless
+        /// admission.ipv4_prefix_bits or admission.ipv6_prefix_bits says otherwise. The default
+        /// suits people, who open one and come back a few times; a big NAT may need more.
         connections_per_ip_per_minute: u64 =
             Number(60), zero_or("no limit", 1, 60_000_000), "connections per minute",
             also legacy("CONNECTIONS_PER_IP_PER_MINUTE", "connections per minute");
@@ -226,6 +228,17 @@ keys! {
         /// How many connections one source may have open at the same time.
         max_connections_per_ip: u64 =
             Number(0), zero_or("no limit", 1, CONNECTIONS_MAX), "connections";
+
+        /// How many leading bits of an IPv4 address make a source: addresses that differ only
+        /// behind them share one set of limits. Fewer than 32 where whoever is to be limited has
+        /// a whole network; whoever shares one with others is then limited together with them.
+        /// A change takes a restart.
+        ipv4_prefix_bits: u8 = Number(32), between(1, 32), "bits";
+
+        /// The same for IPv6. Whoever has IPv6 usually has all addresses of a /64 to choose
+        /// from, so 64 is the most; many providers give a /56 or a /48, and with a hosting
+        /// provider one person can have more of those. A change takes a restart.
+        ipv6_prefix_bits: u8 = Number(64), between(1, 64), "bits";
 
         /// How many sources are remembered at the same time, over all shards. It bounds the
         /// memory that a flood from many addresses can take.

@@ -158,7 +158,7 @@ macro_rules! number_setting {
     )*};
 }
 
-number_setting!(u16, u32, u64, usize);
+number_setting!(u8, u16, u32, u64, usize);
 
 impl Setting for SocketAddr {
     fn from_value(value: Value) -> Self {

@@ -62,7 +62,7 @@ impl Settings {
             max_queued_bytes: config.server.max_queued_bytes,
             receive_buffers: config.server.receive_buffers,
             receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
-            prefixes: Prefixes::default(),
+            prefixes: config.admission.prefixes(),
             trusted_proxies: TrustedProxies::new(&config.server.trusted_proxies),
             proxy_protocol: config.server.proxy_protocol,
             upgrade: UpgradeRules {

@@ -38,6 +38,32 @@ fn admission_changes_and_everything_else_is_named() {
 }
 
 #[test]
+fn what_makes_a_source_needs_a_restart() {
+    let (config, report) = reloaded(
+        &[("admission.ipv4_prefix_bits", "24")],
+        &[
+            ("admission.ipv6_prefix_bits", "48"),
+            ("admission.deny", "10.1.0.0/16,10.1.2.3/32,10.1.2.4/31"),
+        ],
+    );
+    assert_eq!((config.admission.ipv4_prefix_bits, config.admission.ipv6_prefix_bits), (24, 64));
+    assert_eq!(
+        changed(&report),
+        ["admission.deny from [] to [10.1.0.0/16, 10.1.2.3/32, 10.1.2.4/31]"]
+    );
+    let fixed = ["admission.ipv4_prefix_bits", "admission.ipv6_prefix_bits"];
+    assert_eq!(report.needs_restart, fixed);
+    assert_eq!(
+        report.warnings,
+        [
+            "until a restart 10.1.2.3/32 in admission.deny (flag --set) is part of one source, which \
+          admission.ipv4_prefix_bits = 24 (flag --set) makes of 10.1.2.0/24; write that, or set \
+          more bits (and 1 more)"
+        ]
+    );
+}
+
+#[test]
 fn what_stands_for_another_key_follows_it() {
     let rate = ("admission.global_connections_per_second", "77");
     let (config, report) = reloaded(&[], &[rate, ("admission.connections_per_ip_per_minute", "9")]);

@@ -136,3 +136,30 @@ fn a_block_has_one_kind_of_rule() {
         ]
     );
 }
+
+#[test]
+fn a_rule_is_for_whole_sources() {
+    let (_file, mut sources) = written(
+        "[admission]\n\
+         deny = [\"10.0.0.0/8\", \"10.1.2.0/24\", \"10.1.2.3/32\"]\n\
+         allow = [\"2001:db8::/32\", \"2001:db8:1:2::/64\"]\n\
+         ipv6_prefix_bits = 48\n\
+         [admission.overrides.\"10.1.2.128/25\"]\n\
+         burst = 1\n",
+    );
+    sources.flags = set(&[("admission.ipv4_prefix_bits", "24")]).flags;
+    assert_eq!(
+        errors(sources),
+        [
+            "10.1.2.3/32 in admission.deny (file FILE:2) is part of one source, which \
+             admission.ipv4_prefix_bits = 24 (flag --set) makes of 10.1.2.0/24; write that, or \
+             set more bits",
+            "2001:db8:1:2::/64 in admission.allow (file FILE:3) is part of one source, which \
+             admission.ipv6_prefix_bits = 48 (file FILE:4) makes of 2001:db8:1::/48; write that, \
+             or set more bits",
+            "10.1.2.128/25 in admission.overrides (file FILE:5) is part of one source, which \
+             admission.ipv4_prefix_bits = 24 (flag --set) makes of 10.1.2.0/24; write that, or \
+             set more bits",
+        ]
+    );
+}

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::admission::Prefixes;
 
 #[test]
 fn defaults_are_those_of_the_requirements() {
@@ -94,6 +95,16 @@ fn receive_buffers_are_a_power_of_two() {
     assert!(Config::load(set(&[("server.receive_buffers", "500")])).is_err());
     let config = Config::load(set(&[("server.receive_buffers", "1_024")])).unwrap();
     assert_eq!(config.server.receive_buffers, 1024);
+}
+
+#[test]
+fn a_source_is_an_ipv4_address_or_an_ipv6_64_unless_set_otherwise() {
+    let prefixes = |values| Config::load(set(values)).unwrap().admission.prefixes();
+    assert_eq!(prefixes(&[]), Prefixes::default());
+    let wider = [("admission.ipv4_prefix_bits", "24"), ("admission.ipv6_prefix_bits", "48")];
+    assert_eq!(Some(prefixes(&wider)), Prefixes::new(24, 48));
+    let (_file, sources) = written("[admission]\nipv4_prefix_bits = 1\nipv6_prefix_bits = 1\n");
+    assert_eq!(Some(Config::load(sources).unwrap().admission.prefixes()), Prefixes::new(1, 1));
 }
 
 #[test]
