@@ -22,6 +22,7 @@ pub mod http;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;
+pub mod pressure;
 pub mod ring;
 pub mod shard;
 pub mod sys;
