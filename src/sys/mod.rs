@@ -1,4 +1,5 @@
-//! System calls that no ring does: listeners, limits, addresses in the kernel's form, the bell.
+//! System calls that no ring does: listeners, limits, addresses in the kernel's form, the bell,
+//! memory that is given back.
 //! With `ring/` the only place where unsafe code is allowed; each file wraps one thing.
 
 #![allow(unsafe_code)]
@@ -7,6 +8,7 @@ pub mod affinity;
 pub mod event_fd;
 pub mod kernel;
 pub mod listener;
+pub mod returned_memory;
 pub mod rlimit;
 pub mod signal_mask;
 pub mod socket_address;
