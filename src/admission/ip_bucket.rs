@@ -13,10 +13,15 @@
 //! A bucket does not know its limits: they are looked up by its key whenever it is looked at, so
 //! it stays small, and new limits hold for old buckets at once.
 
+mod recovery;
+mod table;
+
 use std::sync::Arc;
 
 use ahash::RandomState;
-use hashbrown::HashTable;
+
+use recovery::{Limited, Mark, Recovery};
+use table::SourceTable;
 
 use super::pace::Pace;
 use super::source_address::SourceKey;
@@ -34,9 +39,9 @@ pub struct IpLimits {
     /// Connections open at the same time; 0 is no limit.
     pub max_concurrent: u32,
     /// Sources remembered at the same time; attempts of further ones are refused. The table
-    /// doubles as sources come: 29 to 57 bytes for each at any time. A table of the final size
-    /// from the start would cost a page for each of the first sources, because they lie scattered
-    /// in it.
+    /// grows as sources come, a piece at a time: 29 to 57 bytes for each. A table of the final
+    /// size from the start would cost a page for each of the first sources, because they lie
+    /// scattered in it.
     pub max_sources: usize,
 }
 
@@ -64,8 +69,8 @@ struct Bucket {
     arrival_ns: u64,
     /// Connections that are open.
     concurrent: u32,
-    /// Counted in `IpBuckets::limited`.
-    limited: bool,
+    /// How it is counted in `IpBuckets::recovery`.
+    mark: Mark,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 24, "with its control byte, 25 a source");
@@ -78,15 +83,12 @@ const EXPIRE_WHEN_FULL: usize = 64;
 /// The buckets of all sources of one shard.
 #[derive(Debug)]
 pub struct IpBuckets {
-    table: HashTable<Bucket>,
-    hasher: RandomState,
+    table: SourceTable,
     pace: Pace,
     rules: Arc<SourceRules>,
     max_sources: usize,
-    /// Buckets with the `limited` mark.
-    limited: usize,
-    /// The place in the table where [`expire`](Self::expire) goes on.
-    next_place: usize,
+    /// How many buckets are limited.
+    recovery: Recovery,
 }
 
 impl IpBuckets {
@@ -94,13 +96,11 @@ impl IpBuckets {
     /// that collide.
     pub fn new(limits: IpLimits, hasher: RandomState) -> Self {
         Self {
-            table: HashTable::new(),
-            hasher,
+            table: SourceTable::new(hasher),
             pace: pace_of(limits),
             rules: Arc::default(),
             max_sources: limits.max_sources,
-            limited: 0,
-            next_place: 0,
+            recovery: Recovery::new(),
         }
     }
 
@@ -139,9 +139,8 @@ impl IpBuckets {
             return Err(IpRefusal::Denied);
         }
         let pace = pace_under(treatment, self.pace);
-        let hash = self.hasher.hash_one(source);
-        if let Some(bucket) = self.table.find_mut(hash, |bucket| bucket.key == source) {
-            bucket.refresh(pace, now_ns, &mut self.limited);
+        if let Some(bucket) = self.table.find_mut(source) {
+            bucket.refresh(pace, now_ns, &mut self.recovery);
             return bucket.judge(pace, now_ns);
         }
         if treatment == Some(Treatment::Exempt) {
@@ -156,16 +155,10 @@ impl IpBuckets {
     /// Counts one connection, after [`check`](Self::check) at the same time succeeded.
     pub fn commit(&mut self, source: SourceKey, now_ns: u64) {
         let pace = pace_under(self.rules.find(source), self.pace);
-        let hash = self.hasher.hash_one(source);
-        let new = || Bucket { key: source, arrival_ns: 0, concurrent: 0, limited: false };
-        let mut entry = self
-            .table
-            .entry(hash, |bucket| bucket.key == source, |bucket| self.hasher.hash_one(bucket.key))
-            .or_insert_with(new);
-        let bucket = entry.get_mut();
+        let bucket = self.table.find_or_insert(source);
         bucket.arrival_ns = bucket.arrival_ns.max(now_ns).saturating_add(pace.interval_ns);
         bucket.concurrent += 1;
-        bucket.refresh(pace, now_ns, &mut self.limited);
+        bucket.refresh(pace, now_ns, &mut self.recovery);
     }
 
     /// A connection of `source` that was committed has ended.
@@ -174,55 +167,54 @@ impl IpBuckets {
     /// build it changes nothing.
     pub fn released(&mut self, source: SourceKey, now_ns: u64) {
         let pace = pace_under(self.rules.find(source), self.pace);
-        let hash = self.hasher.hash_one(source);
-        let Ok(mut entry) = self.table.find_entry(hash, |bucket| bucket.key == source) else {
+        let Some(bucket) = self.table.find_mut(source) else {
             debug_assert!(false, "a connection of {source} was released that nobody had counted");
             return;
         };
-        let bucket = entry.get_mut();
         debug_assert!(bucket.concurrent > 0, "{source} released more than it held");
         bucket.concurrent = bucket.concurrent.saturating_sub(1);
-        bucket.refresh(pace, now_ns, &mut self.limited);
+        bucket.refresh(pace, now_ns, &mut self.recovery);
         if bucket.is_expired(now_ns) {
-            debug_assert!(!bucket.limited, "an expired bucket limits nobody");
-            entry.remove();
+            debug_assert!(bucket.mark == Mark::FREE, "an expired bucket limits nobody");
+            self.table.remove(source);
         }
     }
 
-    /// Looks at the next `budget` places of the table, removes the buckets there that have
-    /// expired and refreshes what [`limited_sources`](Self::limited_sources) knows of the others.
-    /// Returns how many it removed. Meant for every tick, with a budget that comes round in
-    /// about a burst's refill time: [`places`](Self::places) says how many there are.
+    /// Looks at the next `budget` places of the table and removes the buckets there that have
+    /// expired; what others are counted as is brought up to date with limits that have changed.
+    /// Returns how many it removed. Meant for every tick, with a budget that comes round in a
+    /// few times a burst's refill time: [`places`](Self::places) says how many there are.
     pub fn expire(&mut self, now_ns: u64, budget: usize) -> usize {
-        let before = self.table.len();
-        let places = self.table.num_buckets();
-        for _ in 0..budget.min(places) {
-            self.next_place = if self.next_place + 1 < places { self.next_place + 1 } else { 0 };
-            let Ok(mut entry) = self.table.get_bucket_entry(self.next_place) else { continue };
-            let pace = pace_under(self.rules.find(entry.get().key), self.pace);
-            entry.get_mut().refresh(pace, now_ns, &mut self.limited);
-            if entry.get().is_expired(now_ns) {
-                entry.remove();
+        let Self { table, pace, rules, recovery, .. } = self;
+        table.sweep(budget, |bucket| {
+            // Limits that have changed can only bring the time of an expired one nearer.
+            if !bucket.is_expired(now_ns) {
+                let pace = pace_under(rules.find(bucket.key), *pace);
+                bucket.refresh(pace, now_ns, recovery);
             }
-        }
-        before - self.table.len()
+            let keeps = !bucket.is_expired(now_ns);
+            if !keeps {
+                bucket.mark = recovery.count(bucket.mark, Limited::No, now_ns);
+            }
+            keeps
+        })
     }
 
-    /// Sources whose next attempt would be refused for rate or concurrency.
+    /// Sources whose next attempt would be refused for rate or concurrency, at `now_ns`, which
+    /// must not go back.
     ///
-    /// Counted as it happens, in constant time. A source is counted from the connection that
-    /// used up its limit, exactly. That its time has passed is noticed at its next attempt or
-    /// close, or when [`expire`](Self::expire) comes by: so the number can be too high by the
-    /// sources that recovered since the last round, and is never too low, except for a round
-    /// after limits were lowered.
-    pub fn limited_sources(&self) -> usize {
-        self.limited
+    /// Counted as it happens, in constant time: a source from the connection that used up its
+    /// limit until the time at which it may connect again, whether or not anybody looks at it
+    /// then. The number is too high by those whose time came within the last 17 ms. After limits
+    /// were changed, sources are counted by the old ones until [`expire`](Self::expire) has come
+    /// by.
+    pub fn limited_sources(&mut self, now_ns: u64) -> usize {
+        self.recovery.limited(now_ns)
     }
 
     /// Connections of `source` that are open.
     pub fn concurrent(&self, source: SourceKey) -> u32 {
-        let hash = self.hasher.hash_one(source);
-        self.table.find(hash, |bucket| bucket.key == source).map_or(0, |bucket| bucket.concurrent)
+        self.table.find(source).map_or(0, |bucket| bucket.concurrent)
     }
 
     /// Sources remembered.
@@ -232,39 +224,50 @@ impl IpBuckets {
 
     /// No source is remembered.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.table.len() == 0
     }
 
     /// Places in the table: what a full round of [`expire`](Self::expire) looks at.
     pub fn places(&self) -> usize {
-        self.table.num_buckets()
+        self.table.places()
     }
 }
 
 impl Bucket {
+    fn new(key: SourceKey) -> Self {
+        Self { key, arrival_ns: 0, concurrent: 0, mark: Mark::FREE }
+    }
+
     fn is_expired(&self, now_ns: u64) -> bool {
         self.concurrent == 0 && self.arrival_ns <= now_ns
     }
 
-    /// Whether the source may open one more connection.
-    fn judge(&self, pace: Pace, now_ns: u64) -> Result<(), IpRefusal> {
+    /// What keeps the source from opening one more connection.
+    fn limited(&self, pace: Pace, now_ns: u64) -> Limited {
         if pace.max_concurrent > 0 && self.concurrent >= pace.max_concurrent {
-            return Err(IpRefusal::ConcurrentPerIp);
+            return Limited::ByConcurrency;
         }
         let earliest_ns = self.arrival_ns.saturating_sub(pace.tolerance_ns);
-        match earliest_ns.saturating_sub(now_ns) {
-            0 => Ok(()),
-            wait_ns => Err(IpRefusal::RatePerIp { retry_after_ms: wait_ns.div_ceil(NS_PER_MS) }),
+        if earliest_ns > now_ns { Limited::Until(earliest_ns) } else { Limited::No }
+    }
+
+    /// Whether the source may open one more connection.
+    fn judge(&self, pace: Pace, now_ns: u64) -> Result<(), IpRefusal> {
+        match self.limited(pace, now_ns) {
+            Limited::No => Ok(()),
+            Limited::ByConcurrency => Err(IpRefusal::ConcurrentPerIp),
+            Limited::Until(at_ns) => {
+                let retry_after_ms = at_ns.saturating_sub(now_ns).div_ceil(NS_PER_MS);
+                Err(IpRefusal::RatePerIp { retry_after_ms })
+            }
         }
     }
 
-    /// Brings the bucket up to date with limits that may have changed, and its mark and the
-    /// number of marks with the time.
-    fn refresh(&mut self, pace: Pace, now_ns: u64, limited: &mut usize) {
+    /// Brings the bucket up to date with limits that may have changed, and what it is counted as
+    /// with that and with the time.
+    fn refresh(&mut self, pace: Pace, now_ns: u64, recovery: &mut Recovery) {
         self.arrival_ns = self.arrival_ns.min(now_ns.saturating_add(pace.full_ns()));
-        let is_limited = self.judge(pace, now_ns).is_err();
-        *limited = *limited + usize::from(is_limited) - usize::from(self.limited);
-        self.limited = is_limited;
+        self.mark = recovery.count(self.mark, self.limited(pace, now_ns), now_ns);
     }
 }
 

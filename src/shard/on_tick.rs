@@ -18,8 +18,11 @@ pub(super) const ACCEPT_PAUSE_TICKS: u32 = 2;
 /// heard; were it longer, the answers to pings that are read after it would be too late.
 const PAUSE_MS: u64 = 4 * TICK_MS;
 
-/// Sources looked at per tick for whether they can be forgotten.
-const EXPIRE_PER_TICK: usize = 256;
+/// Places of the table of sources that are looked at per tick for whether the source can be
+/// forgotten: as many as come round in about a minute, and not more than take 0.1 ms.
+fn expire_budget(places: usize) -> usize {
+    (places / 1_024).clamp(256, 4_096)
+}
 
 /// The tick of a moment, leaving out time that the shard did not see.
 pub(super) fn tick_at(now: Now, unseen_ms: u64) -> u32 {
@@ -53,9 +56,9 @@ impl<R: Ring> Shard<R> {
         self.due = due;
         self.resume_accepting(false);
         let sources = self.admission.ip_mut();
-        sources.expire(self.now.ns(), EXPIRE_PER_TICK);
+        sources.expire(self.now.ns(), expire_budget(sources.places()));
         self.metrics.tracked_sources.set(sources.len() as u64);
-        self.metrics.limited_sources.set(sources.limited_sources() as u64);
+        self.metrics.limited_sources.set(sources.limited_sources(self.now.ns()) as u64);
     }
 
     fn on_deadline(&mut self, token: Token) {

@@ -58,7 +58,7 @@ fn bursts_of_none_and_one() {
 fn no_rate_limit() {
     let mut buckets = buckets(IpLimits { connections_per_minute: 0, ..LIMITS });
     assert_eq!(admitted(&mut buckets, 1, 100_000, 0), 100_000);
-    assert_eq!(buckets.limited_sources(), 0);
+    assert_eq!(buckets.limited_sources(0), 0);
 }
 
 #[test]
@@ -74,9 +74,9 @@ fn concurrent_connections_are_limited_and_given_back() {
     let mut buckets = buckets(IpLimits { max_concurrent: 3, ..LIMITS });
     assert_eq!(admitted(&mut buckets, 1, 10, 0), 3);
     assert_eq!(buckets.admit(source(1), 0), Err(IpRefusal::ConcurrentPerIp));
-    assert_eq!((buckets.limited_sources(), buckets.concurrent(source(1))), (1, 3));
+    assert_eq!((buckets.limited_sources(0), buckets.concurrent(source(1))), (1, 3));
     buckets.released(source(1), 0);
-    assert_eq!(buckets.limited_sources(), 0);
+    assert_eq!(buckets.limited_sources(0), 0);
     assert_eq!(admitted(&mut buckets, 1, 10, 0), 1);
 }
 
@@ -150,11 +150,24 @@ fn the_table_grows_with_its_sources() {
 fn limited_sources_are_counted_at_once_and_forgotten_by_the_round() {
     let mut buckets = buckets(LIMITS);
     (0..10).for_each(|n| assert_eq!(admitted(&mut buckets, n, 59, 0), 59));
-    assert_eq!(buckets.limited_sources(), 0);
+    assert_eq!(buckets.limited_sources(0), 0);
     (0..10).for_each(|n| assert_eq!(admitted(&mut buckets, n, 1, 0), 1));
-    assert_eq!(buckets.limited_sources(), 10, "the next attempt would be refused");
+    assert_eq!(buckets.limited_sources(0), 10, "the next attempt would be refused");
     buckets.expire(SECOND, usize::MAX);
-    assert_eq!(buckets.limited_sources(), 0);
+    assert_eq!(buckets.limited_sources(SECOND), 0);
+}
+
+#[test]
+fn limited_sources_are_not_counted_beyond_their_time_although_nobody_looks_at_them() {
+    const STEP: u64 = SECOND / 20;
+    let mut buckets = buckets(LIMITS);
+    for n in 0..10 {
+        assert_eq!(admitted(&mut buckets, n, 60, u64::from(n) * STEP), 60);
+    }
+    for n in 0..10 {
+        let recovered_ns = SECOND + n * STEP + recovery::SLOT_NS;
+        assert_eq!(buckets.limited_sources(recovered_ns), 9 - n as usize, "{n}");
+    }
 }
 
 #[test]
@@ -231,7 +244,7 @@ proptest! {
             (max_concurrent > 0 && model.concurrent >= max_concurrent)
                 || used_ns + interval > interval * u64::from(burst.max(1))
         });
-        prop_assert_eq!(buckets.limited_sources(), limited.count());
+        prop_assert_eq!(buckets.limited_sources(now), limited.count());
     }
 }
 
@@ -269,7 +282,7 @@ fn new_rules_hold_at_once_for_old_buckets() {
     assert_eq!(admitted(&mut buckets, 1, 100, 0), 60);
     buckets.set_rules(rules(&[("0.0.0.0/24", Treatment::Exempt)]));
     assert_eq!(admitted(&mut buckets, 1, 100, 0), 100);
-    assert_eq!(buckets.limited_sources(), 0);
+    assert_eq!(buckets.limited_sources(0), 0);
     buckets.set_rules(rules(&[("0.0.0.0/24", Treatment::Denied)]));
     assert_eq!(buckets.admit(source(1), 0), Err(IpRefusal::Denied));
     buckets.set_rules(rules(&[("0.0.0.0/24", Treatment::Limited(Pace::new(60, 60, 160)))]));
@@ -277,5 +290,5 @@ fn new_rules_hold_at_once_for_old_buckets() {
     // Whoever was let in is counted, under whatever rule: nothing is released twice.
     (0..160).for_each(|_| buckets.released(source(1), SECOND));
     buckets.expire(60 * SECOND, usize::MAX);
-    assert_eq!((buckets.len(), buckets.limited_sources()), (0, 0));
+    assert_eq!((buckets.len(), buckets.limited_sources(60 * SECOND)), (0, 0));
 }
