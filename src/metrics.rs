@@ -108,10 +108,24 @@ pub struct ShardMetrics {
     pub tracked_sources: Count,
     /// Sources that would be refused now (gauge).
     pub limited_sources: Count,
-    /// Places that are taken by admitted connections, upgraded or not (gauge). Kept to the
-    /// connection: the coordinator divides a lowered capacity by it.
+    /// Places that are taken by admitted connections of this shard's sources, upgraded or not,
+    /// wherever they are held (gauge).
     pub admitted: Count,
-    /// Highest number of connections that this shard may hold.
+    /// Places that are leased to this shard, `admitted` among them (gauge).
+    pub slots_granted: Count,
+    /// Places that it gave back because there were none elsewhere.
+    pub slots_reclaimed: Count,
+    /// Tokens of the global rate that are leased to this shard (gauge).
+    pub tokens_held: Count,
+    /// Attempts that waited for the coordinator because the lease was empty.
+    pub admission_deferred: Count,
+    /// Attempts whose source belongs to another shard, which had to be asked.
+    pub owner_asked: Count,
+    /// Connections that were handed to a lighter shard.
+    pub placed: Count,
+    /// Connections that should have been, but that shard had no room.
+    pub placements_failed: Count,
+    /// Highest number of connections that the table of this shard can hold.
     pub capacity: Count,
     /// The shutdown epoch that the shard has acknowledged.
     pub epoch: Count,

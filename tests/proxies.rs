@@ -357,11 +357,12 @@ fn a_header_that_does_not_come_is_waited_for_until_the_deadline() {
 fn those_who_wait_leave_room_for_everybody_else() {
     let server = start(&[
         "server.proxy_protocol=require",
+        "server.direct_descriptors=200",
         "admission.max_global_connections=1",
         "handshake.timeout_ms=6000",
     ]);
-    // One could be admitted, and half of the descriptors for refusals may be waited on.
-    let mut waiting: Vec<_> = (0..129).map(|_| silent(&server, PROXY)).collect();
+    // The places of the table, and a part of the descriptors for refusals, may be waited on.
+    let mut waiting: Vec<_> = (0..125).map(|_| silent(&server, PROXY)).collect();
     let full = (503, "server is overloaded".to_owned());
     eventually("there is no room for another", || {
         let answer = send(&server, PROXY, &Way::V2.request(client(1)));

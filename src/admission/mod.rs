@@ -1,20 +1,21 @@
-//! Who may connect, and at which rate: one shard's own books, as plain values.
+//! Who may connect, and at which rate: the books of one shard, as plain values.
 //!
-//! The order of the checks is fixed: the source's own rate and concurrency ([`ip_bucket`]), which
-//! rules can change or deny altogether ([`source_rules`]), then the global rate
-//! ([`global_rate`]), then capacity ([`capacity_share`]). An attempt takes from all three or from
-//! none, so a connection refused for capacity costs its source nothing.
+//! A source belongs to one shard, its owner ([`owner`]), which keeps the books of all its
+//! connections, also of those that another shard holds ([`abroad`]). The order of the checks is
+//! fixed: the source's own rate and concurrency ([`ip_bucket`]), which rules can change or deny
+//! altogether ([`source_rules`]), then the global rate, then capacity, which are leased from the
+//! coordinator ([`leases`]). An attempt takes from all three or from none, so a connection
+//! refused for capacity costs its source nothing.
 //!
 //! Every time here is `now_ns`: nanoseconds of one monotonic clock, from any origin. No locks
-//! and no atomics: a source belongs to one shard, and global limits arrive as shares.
+//! and no atomics.
 //!
-//! Not here: the server's phase and load, which the caller judges first and only
-//! counts here ([`Admission::count_refused`]); and when shares and limits change, which come as a
-//! [`plan`].
+//! Not here: the server's phase, which the caller judges first; and when limits change, which
+//! come as a [`plan`].
 
-pub mod capacity_share;
-pub mod global_rate;
+pub mod abroad;
 pub mod ip_bucket;
+pub mod leases;
 pub mod owner;
 pub mod pace;
 pub mod plan;
@@ -26,9 +27,9 @@ pub mod steering_program;
 
 use ahash::RandomState;
 
-pub use capacity_share::CapacityShare;
-pub use global_rate::{GlobalRate, RateShare, RetryAfter};
+pub use abroad::Abroad;
 pub use ip_bucket::{IpBuckets, IpLimits, IpRefusal};
+pub use leases::{Leases, Room};
 pub use owner::Owners;
 pub use pace::Pace;
 pub use plan::AdmissionPlan;
@@ -42,11 +43,16 @@ pub use source_rules::{SourceRules, Treatment};
 /// crowd waiting for slots is no load, short enough that a free one does not wait long.
 pub const SLOT_RETRY_AFTER_MS: u64 = 5_000;
 
+const NS_PER_MS: u64 = 1_000_000;
+
 /// The answer to one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// A place is taken in all books until [`Admission::released`].
     Admitted,
+    /// Nothing was taken: the lease is empty, and whether there is more the coordinator has to
+    /// say. Ask again when it has.
+    Deferred,
     /// Nothing was taken.
     Refused {
         /// The first check that failed.
@@ -60,82 +66,57 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Admission {
     ip: IpBuckets,
-    global: GlobalRate,
-    capacity: CapacityShare,
-    admitted: u64,
-    refused: [u64; RefusalReason::ALL.len()],
+    leases: Leases,
+    /// Nobody new enters: the server protects itself.
+    closed: bool,
 }
 
 impl Admission {
-    /// Books without entries. `hasher` has to be seeded unpredictably, or attackers can choose
-    /// sources that collide.
-    pub fn new(
-        limits: IpLimits,
-        global: GlobalRate,
-        capacity: CapacityShare,
-        hasher: RandomState,
-    ) -> Self {
-        Self {
-            ip: IpBuckets::new(limits, hasher),
-            global,
-            capacity,
-            admitted: 0,
-            refused: [0; RefusalReason::ALL.len()],
-        }
+    /// Books without entries and with nothing leased. `hasher` has to be seeded unpredictably,
+    /// or attackers can choose sources that collide.
+    pub fn new(limits: IpLimits, hasher: RandomState) -> Self {
+        Self { ip: IpBuckets::new(limits, hasher), leases: Leases::default(), closed: false }
     }
 
-    /// Judges and counts one attempt. All checks are made before anything is taken.
+    /// Judges one attempt. All checks are made before anything is taken.
     pub fn admit(&mut self, source: SourceKey, now_ns: u64) -> Verdict {
         match self.check(source, now_ns) {
-            Ok(()) => {
+            Ok(Room::Yes) => {
                 self.ip.commit(source, now_ns);
-                self.global.commit(now_ns);
-                let taken = self.capacity.try_take();
-                debug_assert!(taken, "a slot was free a moment ago");
-                self.admitted += 1;
+                self.leases.take();
                 Verdict::Admitted
             }
+            Ok(_) => Verdict::Deferred,
             Err((reason, retry_after_ms)) => {
-                self.count_refused(reason);
                 Verdict::Refused { reason, retry_after_ms: retry_after_ms.max(1) }
             }
         }
     }
 
-    fn check(&mut self, source: SourceKey, now_ns: u64) -> Result<(), (RefusalReason, u64)> {
+    fn check(&mut self, source: SourceKey, now_ns: u64) -> Result<Room, (RefusalReason, u64)> {
         self.ip.check(source, now_ns).map_err(|refusal| match refusal {
             IpRefusal::Denied => (RefusalReason::Denied, SLOT_RETRY_AFTER_MS),
             IpRefusal::RatePerIp { retry_after_ms } => (RefusalReason::PerIpRate, retry_after_ms),
             IpRefusal::ConcurrentPerIp => (RefusalReason::PerIpConcurrent, SLOT_RETRY_AFTER_MS),
             IpRefusal::TableFull => (RefusalReason::Overload, SLOT_RETRY_AFTER_MS),
         })?;
-        self.global.check(now_ns).map_err(|RetryAfter { ms }| (RefusalReason::GlobalRate, ms))?;
-        if self.capacity.available() == 0 {
-            return Err((RefusalReason::Capacity, SLOT_RETRY_AFTER_MS));
+        if self.closed {
+            return Err((RefusalReason::Overload, SLOT_RETRY_AFTER_MS));
         }
-        Ok(())
+        match self.leases.room(now_ns) {
+            Room::NoTokens { wait_ns } => {
+                Err((RefusalReason::GlobalRate, wait_ns.div_ceil(NS_PER_MS)))
+            }
+            Room::Full => Err((RefusalReason::Capacity, SLOT_RETRY_AFTER_MS)),
+            room => Ok(room),
+        }
     }
 
     /// The connection that [`admit`](Self::admit) let in has ended: its slots are free again.
     /// Its rate stays used.
     pub fn released(&mut self, source: SourceKey, now_ns: u64) {
         self.ip.released(source, now_ns);
-        self.capacity.give_back();
-    }
-
-    /// Counts an attempt that the caller refused before or after asking here.
-    pub fn count_refused(&mut self, reason: RefusalReason) {
-        self.refused[reason.index()] += 1;
-    }
-
-    /// Attempts admitted since the start.
-    pub fn admitted(&self) -> u64 {
-        self.admitted
-    }
-
-    /// Attempts refused for this reason since the start.
-    pub fn refused(&self, reason: RefusalReason) -> u64 {
-        self.refused[reason.index()]
+        self.leases.release(1);
     }
 
     /// The sources' buckets.
@@ -148,39 +129,37 @@ impl Admission {
         &mut self.ip
     }
 
-    /// The share of the global rate, to change it.
-    pub fn global_mut(&mut self) -> &mut GlobalRate {
-        &mut self.global
+    /// What this shard may admit.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
     }
 
-    /// The share of the capacity.
-    pub fn capacity(&self) -> &CapacityShare {
-        &self.capacity
-    }
-
-    /// The share of the capacity, to change it, or to move a slot with a connection that moves
-    /// to another shard.
-    pub fn capacity_mut(&mut self) -> &mut CapacityShare {
-        &mut self.capacity
+    /// What this shard may admit, to talk about it with the coordinator.
+    pub fn leases_mut(&mut self) -> &mut Leases {
+        &mut self.leases
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use leases::{Chunk, Reply};
 
     const SECOND: u64 = 1_000_000_000;
     const LIMITS: IpLimits =
         IpLimits { connections_per_minute: 60, burst: 60, max_concurrent: 0, max_sources: 1000 };
 
-    fn admission(global_per_second: u32, granted: u32) -> Admission {
-        let share = RateShare::of(global_per_second, 1);
-        Admission::new(
-            LIMITS,
-            GlobalRate::new(share, global_per_second),
-            CapacityShare::new(granted),
-            RandomState::with_seeds(1, 2, 3, 4),
-        )
+    /// With a limited rate; nothing is leased yet.
+    fn admission() -> Admission {
+        let mut books = Admission::new(LIMITS, RandomState::with_seeds(1, 2, 3, 4));
+        books.leases_mut().set(Chunk::default(), true);
+        books
+    }
+
+    fn lease(books: &mut Admission, slots: u32, tokens: u32) {
+        let no_tokens_before_ns = if tokens == 0 { SECOND } else { 0 };
+        let full = slots == 0;
+        books.leases_mut().hear(Reply::Answer { slots, tokens, full, no_tokens_before_ns });
     }
 
     fn source(n: u8) -> SourceKey {
@@ -189,18 +168,20 @@ mod tests {
 
     fn reason(verdict: Verdict) -> Option<RefusalReason> {
         match verdict {
-            Verdict::Admitted => None,
             Verdict::Refused { reason, .. } => Some(reason),
+            _ => None,
         }
     }
 
     #[test]
     fn the_checks_come_in_order() {
-        let mut books = admission(60, 60);
+        let mut books = admission();
+        lease(&mut books, 60, 60);
         for _ in 0..60 {
             assert_eq!(books.admit(source(1), 0), Verdict::Admitted);
         }
         // All three are used up for this source, and two for any other.
+        lease(&mut books, 0, 0);
         let first = books.admit(source(1), 0);
         assert_eq!(
             first,
@@ -208,30 +189,29 @@ mod tests {
         );
         assert_eq!(reason(books.admit(source(2), 0)), Some(RefusalReason::GlobalRate));
         assert_eq!(reason(books.admit(source(2), SECOND)), Some(RefusalReason::Capacity));
-        assert_eq!((books.admitted(), books.capacity().used()), (60, 60));
-        let counted = RefusalReason::ALL.map(|reason| books.refused(reason));
-        assert_eq!(counted, [1, 0, 1, 1, 0, 0, 0]);
+        assert_eq!(books.leases().used(), 60);
     }
 
     #[test]
-    fn a_refusal_by_a_later_check_takes_nothing_from_the_earlier_ones() {
-        let mut books = admission(100, 0);
+    fn an_attempt_that_is_not_admitted_takes_nothing() {
+        let mut books = admission();
         for _ in 0..1000 {
-            assert_eq!(reason(books.admit(source(1), 0)), Some(RefusalReason::Capacity));
+            assert_eq!(books.admit(source(1), 0), Verdict::Deferred);
         }
         assert_eq!(books.ip().len(), 0, "no bucket was opened");
-        books.capacity_mut().set_granted(1000);
+        lease(&mut books, 1000, 100);
         let admitted = (0..1000).filter(|_| books.admit(source(1), 0) == Verdict::Admitted).count();
         assert_eq!(admitted, 60);
         let admitted = (0..1000).filter(|_| books.admit(source(2), 0) == Verdict::Admitted).count();
-        assert_eq!(admitted, 40, "what is left of the global rate");
+        assert_eq!(admitted, 40, "what is left of the tokens");
     }
 
     #[test]
     fn a_slot_that_was_given_back_is_admitted_again() {
-        let mut books = admission(0, 1);
+        let mut books = admission();
+        lease(&mut books, 1, 5);
         assert_eq!(books.admit(source(1), 0), Verdict::Admitted);
-        assert_eq!(reason(books.admit(source(2), 0)), Some(RefusalReason::Capacity));
+        assert_eq!(books.admit(source(2), 0), Verdict::Deferred);
         books.released(source(1), SECOND);
         assert_eq!(books.admit(source(2), SECOND), Verdict::Admitted);
     }

@@ -9,71 +9,57 @@ use std::sync::Arc;
 use ahash::RandomState;
 use ipnet::IpNet;
 
-use super::{
-    Admission, CapacityShare, GlobalRate, IpLimits, Pace, RateShare, Seats, SourceRules, Treatment,
-};
+use super::leases::Chunk;
+use super::{Admission, IpLimits, Pace, SourceRules, Treatment};
 use crate::config;
 
 /// The limits that are in force from the moment a shard has this.
 #[derive(Debug, Clone)]
 pub struct AdmissionPlan {
-    /// For each source, on each shard by itself.
+    /// For each source.
     pub limits: IpLimits,
     /// Shared by all shards, which only read it.
     pub rules: Arc<SourceRules>,
-    /// Each shard's part of the global rate.
-    pub rate: Option<RateShare>,
-    /// Connections that a shard may hold, by shard.
-    pub granted: Vec<u32>,
+    /// How much of the global budgets a shard asks for ahead of need.
+    pub chunk: Chunk,
+    /// Whether the global rate has a limit.
+    pub rate_limited: bool,
+    /// Nobody new enters: the server protects itself.
+    pub closed: bool,
 }
 
 impl AdmissionPlan {
-    /// For shards that hold nothing yet, or no more than their shares.
-    pub fn new(wanted: &config::Admission, seats: Seats) -> Self {
-        let shards = seats.shards.max(1);
+    /// For each of so many shards. What they may admit together is the coordinator's budget.
+    pub fn new(wanted: &config::Admission, shards: usize, chunk: Chunk) -> Self {
         Self {
             limits: IpLimits {
                 connections_per_minute: narrow(wanted.connections_per_ip_per_minute),
                 burst: narrow(wanted.connections_per_ip_burst),
                 max_concurrent: narrow(wanted.max_connections_per_ip),
-                max_sources: wanted.max_tracked_sources.div_ceil(shards as u64) as usize,
+                max_sources: wanted.max_tracked_sources.div_ceil(shards.max(1) as u64) as usize,
             },
             rules: Arc::new(SourceRules::new(rules(wanted))),
-            rate: RateShare::of(
-                narrow(wanted.global_connections_per_second),
-                narrow(shards as u64),
-            ),
-            granted: seats.shares(wanted.max_global_connections),
+            chunk,
+            rate_limited: wanted.global_connections_per_second > 0,
+            closed: false,
         }
-    }
-
-    /// What a shard may hold.
-    pub fn granted_to(&self, shard: usize) -> u32 {
-        self.granted.get(shard).copied().unwrap_or_default()
-    }
-
-    /// Connections that a shard may admit at once after a quiet time: a second's worth.
-    fn burst(&self) -> u32 {
-        self.rate.map_or(0, RateShare::per_second)
     }
 }
 
 impl Admission {
     /// The books of a shard that begins under this plan. `hasher` as in [`Admission::new`].
-    pub fn begin(plan: &AdmissionPlan, shard: usize, hasher: RandomState) -> Self {
-        let global = GlobalRate::new(plan.rate, plan.burst());
-        let capacity = CapacityShare::new(plan.granted_to(shard));
-        let mut admission = Self::new(plan.limits, global, capacity, hasher);
-        admission.ip_mut().set_rules(Arc::clone(&plan.rules));
+    pub fn begin(plan: &AdmissionPlan, hasher: RandomState) -> Self {
+        let mut admission = Self::new(plan.limits, hasher);
+        admission.apply(plan);
         admission
     }
 
     /// Changes to this plan. Nobody who is in is thrown out, and what was used stays used.
-    pub fn apply(&mut self, plan: &AdmissionPlan, shard: usize, now_ns: u64) {
+    pub fn apply(&mut self, plan: &AdmissionPlan) {
         self.ip_mut().set_limits(plan.limits);
         self.ip_mut().set_rules(Arc::clone(&plan.rules));
-        self.global_mut().set_rate(plan.rate, plan.burst(), now_ns);
-        self.capacity_mut().set_granted(plan.granted_to(shard));
+        self.leases_mut().set(plan.chunk, plan.rate_limited);
+        self.closed = plan.closed;
     }
 }
 
@@ -100,17 +86,25 @@ fn narrow(value: u64) -> u32 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::admission::leases::Reply;
     use crate::admission::{Prefixes, RefusalReason, Verdict};
     use crate::config::{Config, FlagValue, Sources};
-
-    const SEATS: Seats = Seats { shards: 1, per_shard: 1000 };
 
     fn plan(values: &[(&str, &str)]) -> AdmissionPlan {
         let flags = values
             .iter()
             .map(|(key, value)| FlagValue::new("--set", format!("admission.{key}"), *value));
         let sources = Sources { flags: flags.collect(), ..Sources::default() };
-        AdmissionPlan::new(&Config::load(sources).unwrap().admission, SEATS)
+        AdmissionPlan::new(&Config::load(sources).unwrap().admission, 1, Chunk::default())
+    }
+
+    /// Books with more leased than any test uses.
+    fn books(plan: &AdmissionPlan) -> Admission {
+        let mut books = Admission::begin(plan, RandomState::with_seeds(1, 2, 3, 4));
+        let plenty =
+            Reply::Answer { slots: 5000, tokens: 5000, full: false, no_tokens_before_ns: 0 };
+        books.leases_mut().hear(plenty);
+        books
     }
 
     fn attempts(books: &mut Admission, ip: [u8; 4], now_ns: u64) -> (usize, Option<RefusalReason>) {
@@ -133,37 +127,28 @@ mod tests {
             ("allow", "10.1.0.0/16"),
             ("overrides", "10.2.0.0/16 max_concurrent=0; 10.2.3.0/24 burst=5"),
         ]);
-        let mut books = Admission::begin(&plan, 0, RandomState::with_seeds(1, 2, 3, 4));
+        let mut books = books(&plan);
         assert_eq!(attempts(&mut books, [10, 0, 0, 1], 0), (0, Some(RefusalReason::Denied)));
         assert_eq!(attempts(&mut books, [10, 1, 0, 1], 0), (500, None));
         assert_eq!(attempts(&mut books, [10, 2, 0, 1], 0), (30, Some(RefusalReason::PerIpRate)));
         assert_eq!(attempts(&mut books, [10, 2, 3, 1], 0), (5, Some(RefusalReason::PerIpRate)));
         let here = attempts(&mut books, [127, 0, 0, 1], 0);
         assert_eq!(here, (20, Some(RefusalReason::PerIpConcurrent)));
-        assert_eq!(books.refused(RefusalReason::Denied), 1);
-    }
-
-    #[test]
-    fn an_exempt_source_is_held_to_the_limits_of_the_server() {
-        let full = plan(&[("allow", "0.0.0.0/0"), ("max_global_connections", "7")]);
-        let mut books = Admission::begin(&full, 0, RandomState::with_seeds(1, 2, 3, 4));
-        assert_eq!(attempts(&mut books, [10, 0, 0, 1], 0), (7, Some(RefusalReason::Capacity)));
-        let slow = plan(&[("allow", "0.0.0.0/0"), ("global_connections_per_second", "3")]);
-        let mut books = Admission::begin(&slow, 0, RandomState::with_seeds(1, 2, 3, 4));
-        assert_eq!(attempts(&mut books, [10, 0, 0, 1], 0), (3, Some(RefusalReason::GlobalRate)));
     }
 
     #[test]
     fn a_new_plan_changes_everything_and_throws_nobody_out() {
         let old = plan(&[("connections_per_ip_per_minute", "100")]);
-        let mut books = Admission::begin(&old, 0, RandomState::with_seeds(1, 2, 3, 4));
+        let mut books = books(&old);
         assert_eq!(attempts(&mut books, [10, 0, 0, 1], 0).0, 100);
-        let new = plan(&[("max_global_connections", "50"), ("deny", "10.0.0.2/32")]);
-        books.apply(&new, 0, 0);
-        assert_eq!(books.capacity().used(), 100);
+        let new = plan(&[("connections_per_ip_per_minute", "7"), ("deny", "10.0.0.2/32")]);
+        books.apply(&new);
+        assert_eq!(books.leases().used(), 100);
         assert_eq!(attempts(&mut books, [10, 0, 0, 2], 0).1, Some(RefusalReason::Denied));
-        assert_eq!(attempts(&mut books, [10, 0, 0, 3], 0).1, Some(RefusalReason::Capacity));
-        books.apply(&old, 0, 0);
+        assert_eq!(attempts(&mut books, [10, 0, 0, 3], 0), (7, Some(RefusalReason::PerIpRate)));
+        books.apply(&AdmissionPlan { closed: true, ..old.clone() });
+        assert_eq!(attempts(&mut books, [10, 0, 0, 4], 0).1, Some(RefusalReason::Overload));
+        books.apply(&old);
         assert_eq!(attempts(&mut books, [10, 0, 0, 2], 0).0, 100);
     }
 }

@@ -48,7 +48,7 @@ impl Capacity {
                 limits::MIN_FILES
             )));
         }
-        let reserved = (limits::REFUSAL_SLOTS + limits::ACCEPTS).min(files / 2);
+        let reserved = limits::RESERVED_FILES.min(files / 2);
         let configured = config.admission.max_global_connections;
         Ok(Self { shards, files, reserved, nofile, configured })
     }
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn tables_or_configuration_whichever_is_less() {
-        assert_eq!(capacity(6, 20_000, 10_000_000).connections(), 6 * (20_000 - 320));
+        assert_eq!(capacity(6, 20_000, 10_000_000).connections(), 6 * (20_000 - 384));
         assert_eq!(capacity(3, 20_000, 100).connections(), 100);
     }
 

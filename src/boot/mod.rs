@@ -16,11 +16,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use ahash::RandomState;
 use crossbeam_channel::{Receiver, bounded};
 use tracing::{error, info, warn};
 
 use crate::admin;
-use crate::admission::AdmissionPlan;
+use crate::admission::Owners;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::coordinator::command::{Command, ShardFailure};
@@ -36,7 +37,7 @@ use crate::ring::probe;
 use crate::sys::{kernel, listener, rlimit};
 
 use capacity::Capacity;
-use shard_thread::Shards;
+use shard_thread::{Mailboxes, Shards};
 
 /// Why the server did not start: what was found and what to do, and the exit code.
 #[derive(Debug)]
@@ -96,8 +97,18 @@ fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStart
     let (commands, inbox) = bounded(limits::COMMANDS);
     let metrics: Vec<Arc<ShardMetrics>> = (0..capacity.shards).map(|_| Arc::default()).collect();
     let state = Arc::new(ServerState::new(Arc::clone(&config), clock, metrics));
-    let plan = Arc::new(AdmissionPlan::new(&config.admission, capacity.seats()));
-    let shards = Shards::start(&state, &capacity, &plan, listeners, &commands)?;
+    let (seats, mailboxes) = (capacity.seats(), Mailboxes::new(capacity.shards)?);
+    state.shards.iter().for_each(|shard| shard.capacity.set(seats.per_shard.into()));
+    let limits = Limits::new(
+        sources.clone(),
+        seats,
+        &config.admission,
+        &mailboxes.postboxes,
+        commands.clone(),
+    );
+    let plan = Arc::new(limits.plan(&config.admission));
+    let owners = Owners::new(capacity.shards, RandomState::new().hash_one(()) as u32);
+    let shards = Shards::start(&state, &capacity, &plan, mailboxes, listeners, owners, &commands)?;
     let context = admin::AdminContext {
         state: Arc::clone(&state),
         commands: commands.clone(),
@@ -106,11 +117,10 @@ fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStart
     };
     admin::start(admin_listener, context)
         .map_err(|error| NotStarted::unavailable(format!("admin listener: {error}")))?;
-    let seats = capacity.seats();
-    let limits = Limits::new(sources.clone(), seats, plan, commands.clone());
     let inherited = {
         let (state, commands) = (Arc::clone(&state), commands.clone());
-        move || Limits::inherited(sources, seats, &state.config(), commands)
+        let postboxes = shards.postboxes.clone();
+        move || Limits::inherited(sources, seats, &state.config().admission, &postboxes, commands)
     };
     caught
         .forward(commands)

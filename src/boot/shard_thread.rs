@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::NotStarted;
 use super::capacity::Capacity;
-use crate::admission::{Admission, AdmissionPlan};
+use crate::admission::{Admission, AdmissionPlan, Owners};
 use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::config::Config;
 use crate::coordinator::command::{Command, ShardFailure};
@@ -24,8 +24,9 @@ use crate::handler::echo::Echo;
 use crate::handler::plain::Plain;
 use crate::limits;
 use crate::mesh::inbox::{Inbox, Postbox, inbox};
+use crate::mesh::outbox::Outbox;
 use crate::metrics::ShardMetrics;
-use crate::ring::{KernelRing, RingSettings, probe};
+use crate::ring::{KernelRing, Neighbours, RingSettings, probe};
 use crate::shard::settings::Settings;
 use crate::shard::{Parts, Shard};
 use crate::sys::affinity;
@@ -42,12 +43,34 @@ pub(super) struct Shards {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// An inbox for each shard, before there are shards: each is given the way to all others.
+pub(super) struct Mailboxes {
+    pub(super) postboxes: Vec<Postbox>,
+    ends: Vec<(EventFd, Inbox)>,
+}
+
+impl Mailboxes {
+    pub(super) fn new(shards: usize) -> Result<Self, NotStarted> {
+        let mut mailboxes = Self { postboxes: Vec::new(), ends: Vec::new() };
+        for _ in 0..shards {
+            let bell = EventFd::new().map_err(|error| NotStarted::from(probe::explain(&error)))?;
+            let (postbox, inbox) = inbox(limits::INBOX, bell.clone());
+            mailboxes.postboxes.push(postbox);
+            mailboxes.ends.push((bell, inbox));
+        }
+        Ok(mailboxes)
+    }
+}
+
 /// Everything that moves into a shard's thread.
 struct Seed {
     index: usize,
     listener: OwnedFd,
     bell: EventFd,
     inbox: Inbox,
+    outbox: Outbox,
+    owners: Owners,
+    neighbours: Neighbours,
     state: Arc<ServerState>,
     files: u32,
     plan: Arc<AdmissionPlan>,
@@ -60,19 +83,24 @@ impl Shards {
         state: &Arc<ServerState>,
         capacity: &Capacity,
         plan: &Arc<AdmissionPlan>,
+        mailboxes: Mailboxes,
         listeners: Vec<OwnedFd>,
+        owners: Owners,
         commands: &Sender<Command>,
     ) -> Result<Self, NotStarted> {
         let (ready, set_up) = bounded(capacity.shards);
-        let mut shards = Self { postboxes: Vec::new(), threads: Vec::new() };
-        for (index, listener) in listeners.into_iter().enumerate() {
-            let bell = EventFd::new().map_err(|error| NotStarted::from(probe::explain(&error)))?;
-            let (postbox, inbox) = inbox(limits::INBOX, bell.clone());
+        let Mailboxes { postboxes, ends } = mailboxes;
+        let mut threads = Vec::new();
+        let parts = listeners.into_iter().zip(ends).zip(Neighbours::new(capacity.shards));
+        for (index, ((listener, (bell, inbox)), neighbours)) in parts.enumerate() {
             let seed = Seed {
                 index,
                 listener,
                 bell,
                 inbox,
+                outbox: Outbox::new(index, &postboxes),
+                owners,
+                neighbours,
                 state: Arc::clone(state),
                 files: capacity.files,
                 plan: Arc::clone(plan),
@@ -83,12 +111,11 @@ impl Shards {
                 .name(format!("tidegate-shard-{index}"))
                 .spawn(move || seed.live())
                 .map_err(|error| NotStarted::unavailable(format!("shard thread: {error}")))?;
-            shards.postboxes.push(postbox);
-            shards.threads.push(thread);
+            threads.push(thread);
         }
         drop(ready);
         wait_until_set_up(&set_up, capacity.shards)?;
-        Ok(shards)
+        Ok(Self { postboxes, threads })
     }
 
     /// Waits a moment for the threads to end; false if one does not.
@@ -162,19 +189,22 @@ impl Seed {
             buffers: config.server.receive_buffers,
             buffer_bytes: config.server.receive_buffer_bytes,
         };
-        let ring = KernelRing::new(settings, self.bell, Some(self.listener))?;
+        let mut ring = KernelRing::new(settings, self.bell, Some(self.listener))?;
+        ring.join(self.neighbours);
         let hash = RandomState::new();
         let metrics = Arc::clone(&self.state.shards[self.index]);
-        metrics.capacity.set(u64::from(self.plan.granted_to(self.index)));
         let parts = Parts {
             index: self.index,
             clock: self.state.clock,
             inbox: self.inbox,
+            outbox: self.outbox,
+            owners: self.owners,
+            shards: self.state.shards.clone(),
             commands: self.commands,
             metrics,
             settings: Settings::new(config)
                 .map_err(|_| io::Error::other("server.allowed_origins"))?,
-            admission: Admission::begin(&self.plan, self.index, hash.clone()),
+            admission: Admission::begin(&self.plan, hash.clone()),
             routes: routes(config),
             hash,
         };
@@ -204,6 +234,8 @@ fn account_for_lost(metrics: &ShardMetrics) {
         &metrics.tracked_sources,
         &metrics.limited_sources,
         &metrics.admitted,
+        &metrics.slots_granted,
+        &metrics.tokens_held,
     ];
     gauges.iter().for_each(|gauge| gauge.set(0));
     let accounted: u64 = metrics.drain_outcomes.iter().map(crate::metrics::Count::get).sum();

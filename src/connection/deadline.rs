@@ -56,13 +56,15 @@ pub enum Due {
 /// Decides at tick `now`. Ticks wrap after eight years, so moments are compared by difference.
 pub fn due(connection: &Connection, now: u32, limits: &Deadlines) -> Due {
     match connection.state {
-        State::Vacant | State::Ending => Due::Never,
-        State::Handshake | State::TurnedAway | State::Unadmitted => {
-            match passed(connection.accepted_tick, limits.handshake, now) {
-                Ok(()) => Due::HandshakeTimeout,
-                Err(at) => Due::Later(at),
-            }
-        }
+        State::Vacant | State::Ending | State::Leaving => Due::Never,
+        State::Handshake
+        | State::TurnedAway
+        | State::Unadmitted
+        | State::Awaiting
+        | State::Arriving => match passed(connection.accepted_tick, limits.handshake, now) {
+            Ok(()) => Due::HandshakeTimeout,
+            Err(at) => Due::Later(at),
+        },
         // Whoever entered these states set the timer to their end.
         State::Closing | State::Flushing | State::Lingering => {
             match passed(connection.timer.tick, 0, now) {

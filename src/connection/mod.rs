@@ -22,6 +22,12 @@ pub enum State {
     Vacant,
     /// Accepted from a trusted proxy, which has not said for whom: not admitted yet.
     Unadmitted,
+    /// Whether it is admitted another thread has to say. Nothing is read meanwhile.
+    Awaiting,
+    /// On its way to another shard.
+    Leaving,
+    /// Come from another shard; what belongs to it has not come yet.
+    Arriving,
     /// Accepted and admitted; its upgrade request has not arrived completely.
     Handshake,
     /// Accepted but not admitted: told so as soon as its first bytes have been read (an answer
@@ -94,7 +100,7 @@ impl InFlight {
     }
 }
 
-/// Yes-or-no facts about a connection, one bit each; the upper byte says where its source was
+/// Yes-or-no facts about a connection, one bit each; the upper four bits say where its source was
 /// taken from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts(u16);
@@ -116,6 +122,9 @@ impl Facts {
     pub const CLOSE_SENT: Self = Self(64);
     /// It was refused late: in its handshake when the drain began.
     pub const REFUSED_LATE: Self = Self(128);
+
+    /// It is another shard's now: only the descriptor is left.
+    pub const MOVED: Self = Self(256);
 
     /// True if the fact holds.
     pub const fn has(self, fact: Self) -> bool {
@@ -144,7 +153,7 @@ impl Facts {
         self.0 = others | (provenance.index() as u16) << Self::PROVENANCE_SHIFT;
     }
 
-    const PROVENANCE_SHIFT: u32 = 8;
+    const PROVENANCE_SHIFT: u32 = 12;
 }
 
 /// No connection, no subscription, no link.

@@ -6,6 +6,7 @@ use std::io;
 use futures_channel::oneshot;
 
 use super::report::ShutdownReport;
+use crate::admission::leases::Say;
 use crate::config::{Config, ReloadReport};
 use crate::mesh::message::Fault;
 
@@ -48,6 +49,22 @@ pub enum Command {
     ShardStopped {
         /// Which shard.
         shard: usize,
+    },
+    /// A shard needs more of the global budgets, or gives some back.
+    Budget {
+        /// Which shard.
+        shard: usize,
+        /// What it says.
+        say: Say,
+    },
+    /// A shard holds connections that are booked with one that has died.
+    Orphans {
+        /// Which shard.
+        shard: usize,
+        /// The dead one.
+        dead: usize,
+        /// How many are left.
+        left: u32,
     },
     /// Misbehave; only with `debug.fault_injection`.
     Fault(Fault),

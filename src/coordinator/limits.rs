@@ -5,7 +5,8 @@
 //! and the coordinator must hear signals meanwhile. Requests that come during a reading wait for
 //! the next one, since the file may have changed behind the reader's back.
 //!
-//! Invariant: a shard that has taken a plan never gets an older one.
+//! The budgets that all shards share are kept here too, and go to them on the same way as the
+//! plans: what is sent to one shard arrives in order and is never lost.
 
 use std::panic::catch_unwind;
 use std::sync::Arc;
@@ -16,12 +17,15 @@ use futures_channel::oneshot;
 use tracing::{error, info, warn};
 
 use super::Coordinator;
+use super::budget::{Budget, Rate};
 use super::command::{Command, ReloadAnswer};
+use crate::admission::leases::Say;
 use crate::admission::{AdmissionPlan, Seats};
-use crate::config::{Config, Sources};
+use crate::config::{self, Config, Sources};
 use crate::limits::ADMIN_CONNECTIONS;
-use crate::mesh::inbox::NotTaken;
+use crate::mesh::inbox::Postbox;
 use crate::mesh::message::ShardMessage;
+use crate::mesh::outbox::Outbox;
 
 /// Whoever waits for a reading to end.
 type Asker = oneshot::Sender<ReloadAnswer>;
@@ -32,9 +36,9 @@ pub struct Limits {
     sources: Sources,
     seats: Seats,
     commands: Sender<Command>,
-    plan: Arc<AdmissionPlan>,
-    /// The shards that have not taken the plan.
-    owed: Vec<bool>,
+    budget: Budget,
+    /// Plans and replies, in one order for each shard.
+    outbox: Outbox,
     /// A reading is going on; who waits for it.
     reading: Option<Vec<Asker>>,
     /// Another is wanted after it; who waits for that.
@@ -42,29 +46,58 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For shards that have begun under `plan`. What is read from `sources` comes back through
-    /// `commands`.
+    /// For the shards behind these postboxes, which hold nothing yet. What is read from `sources`
+    /// comes back through `commands`.
     pub fn new(
         sources: Sources,
         seats: Seats,
-        plan: Arc<AdmissionPlan>,
+        settings: &config::Admission,
+        postboxes: &[Postbox],
         commands: Sender<Command>,
     ) -> Self {
-        let owed = vec![false; seats.shards];
-        Self { sources, seats, commands, plan, owed, reading: None, wanted: None }
+        Self {
+            sources,
+            seats,
+            commands,
+            budget: budget(settings, seats),
+            outbox: Outbox::new(seats.shards, postboxes),
+            reading: None,
+            wanted: None,
+        }
     }
 
-    /// For a coordinator that takes over from one that died. Which plan each shard has taken is
-    /// not known: all get that of the settings in force, which is never older.
+    /// For a coordinator that takes over from one that died. What the shards hold is not known,
+    /// so they get nothing more; the server is about to stop.
     pub fn inherited(
         sources: Sources,
         seats: Seats,
-        settings: &Config,
+        settings: &config::Admission,
+        postboxes: &[Postbox],
         commands: Sender<Command>,
     ) -> Self {
-        let plan = Arc::new(AdmissionPlan::new(&settings.admission, seats));
-        let owed = vec![true; seats.shards];
-        Self { owed, ..Self::new(sources, seats, plan, commands) }
+        let budget = Budget::frozen(seats.shards);
+        Self { budget, ..Self::new(sources, seats, settings, postboxes, commands) }
+    }
+
+    /// The plan for a shard that begins.
+    pub fn plan(&self, settings: &config::Admission) -> AdmissionPlan {
+        AdmissionPlan::new(settings, self.seats.shards, self.budget.chunk())
+    }
+
+    fn change(&mut self, settings: &config::Admission, now_ns: u64) {
+        let wanted = settings.max_global_connections;
+        self.budget.set(self.seats.capacity(wanted), rate(settings), now_ns);
+        let plan = Arc::new(self.plan(settings));
+        for shard in 0..self.seats.shards {
+            self.outbox.post(shard, ShardMessage::Limits(Arc::clone(&plan)));
+        }
+        self.send_replies();
+    }
+
+    fn send_replies(&mut self) {
+        for (shard, reply) in self.budget.replies() {
+            self.outbox.post(shard, ShardMessage::Budget(reply));
+        }
     }
 
     fn begin_reading(&mut self, askers: Vec<Asker>) {
@@ -100,11 +133,16 @@ impl Limits {
             let _ = asker.send(answer.clone());
         }
     }
+}
 
-    fn change(&mut self, plan: AdmissionPlan) {
-        self.plan = Arc::new(plan);
-        self.owed.fill(true);
-    }
+fn budget(settings: &config::Admission, seats: Seats) -> Budget {
+    Budget::new(seats.shards, seats.capacity(settings.max_global_connections), rate(settings))
+}
+
+/// The global rate; a second's worth may come at once.
+fn rate(settings: &config::Admission) -> Option<Rate> {
+    let per_second = u32::try_from(settings.global_connections_per_second).unwrap_or(u32::MAX);
+    Rate::new(per_second, per_second)
 }
 
 impl Coordinator {
@@ -145,7 +183,7 @@ impl Coordinator {
         }
         info!(changed = report.changed.len(), "configuration read again");
         if !report.changed.is_empty() {
-            self.limits.change(AdmissionPlan::new(&config.admission, self.limits.seats));
+            self.limits.change(&config.admission, self.state.clock.now().ns());
             self.warn_of_tables(&config);
         }
         self.state.set_config(config);
@@ -161,22 +199,32 @@ impl Coordinator {
         }
     }
 
-    /// Hands the plan to the shards that have not taken it, and changes what it grants while a
-    /// lowered capacity is not reached yet.
+    /// A shard needs something of the global budgets, or gives some back.
+    pub(super) fn on_say(&mut self, shard: usize, say: &Say) {
+        self.limits.budget.hear(shard, say, self.state.clock.now().ns());
+        self.limits.send_replies();
+    }
+
+    pub(super) fn on_orphans(&mut self, shard: usize, dead: usize, left: u32) {
+        let now_ns = self.state.clock.now().ns();
+        self.limits.budget.orphans(shard, dead, left.into(), now_ns);
+        self.limits.send_replies();
+    }
+
+    /// A shard has died: the others count what they have lost by it.
+    pub(super) fn bury(&mut self, dead: usize) {
+        for shard in (0..self.shards.len()).filter(|shard| *shard != dead) {
+            self.limits.outbox.post(shard, ShardMessage::Died { shard: dead });
+        }
+        self.limits.budget.on_death(dead, self.state.clock.now().ns());
+        self.limits.send_replies();
+    }
+
+    /// Sends what shards had no room for, and what has come with time.
     pub(super) fn hand_out_limits(&mut self) {
-        let limits = &mut self.limits;
-        let used: Vec<_> = self.state.shards.iter().map(|shard| shard.admitted.get()).collect();
-        let configured = self.state.config().admission.max_global_connections;
-        let granted = limits.seats.grants(configured, &used);
-        if granted != limits.plan.granted {
-            limits.change(AdmissionPlan { granted, ..AdmissionPlan::clone(&limits.plan) });
-        }
-        for (shard, owed) in self.shards.iter().zip(&mut limits.owed) {
-            if *owed && shard.alive {
-                let posted = shard.postbox.post(ShardMessage::Limits(Arc::clone(&limits.plan)));
-                *owed = matches!(posted, Err(NotTaken::Full(_)));
-            }
-        }
+        self.limits.budget.look_around(self.state.clock.now().ns());
+        self.limits.send_replies();
+        self.limits.outbox.go_on();
     }
 }
 
@@ -184,6 +232,7 @@ impl Coordinator {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::admission::leases::{Ask, Reply};
     use crate::clock::Clock;
     use crate::config::FlagValue;
     use crate::coordinator::state::ServerState;
@@ -198,82 +247,96 @@ mod tests {
         Config::load(Sources { flags, ..Sources::default() }).unwrap()
     }
 
-    /// Two shards with room for one message each.
-    fn coordinator(most: &str) -> (Coordinator, Vec<Inbox>) {
+    /// Two shards with room for so many messages each.
+    fn coordinator(most: &str, room: usize) -> (Coordinator, Vec<Inbox>) {
         let config = Arc::new(config(most));
         let seats = Seats { shards: 2, per_shard: 1000 };
-        let plan = Arc::new(AdmissionPlan::new(&config.admission, seats));
         let metrics = (0..2).map(|_| Arc::new(ShardMetrics::default())).collect();
-        let state = Arc::new(ServerState::new(config, Clock::start(), metrics));
+        let state = Arc::new(ServerState::new(Arc::clone(&config), Clock::start(), metrics));
         let (sender, commands) = bounded(10);
-        let (postboxes, inboxes) = (0..2).map(|_| inbox(1, EventFd::new().unwrap())).unzip();
-        let limits = Limits::new(Sources::default(), seats, plan, sender);
+        let (postboxes, inboxes): (Vec<_>, _) =
+            (0..2).map(|_| inbox(room, EventFd::new().unwrap())).unzip();
+        let limits = Limits::new(Sources::default(), seats, &config.admission, &postboxes, sender);
         (Coordinator::new(state, commands, postboxes, limits), inboxes)
     }
 
-    fn granted(inbox: &Inbox) -> Option<Vec<u32>> {
-        match inbox.take()? {
-            ShardMessage::Limits(plan) => Some(plan.granted.clone()),
-            other => panic!("{other:?}"),
-        }
+    fn ask(coordinator: &mut Coordinator, shard: usize, slots: u32) {
+        let say = Say { ask: Some(Ask { slots, tokens: slots }), ..Say::default() };
+        coordinator.act(Command::Budget { shard, say });
+    }
+
+    fn taken(inbox: &Inbox) -> Vec<String> {
+        let shown = |message| match message {
+            ShardMessage::Limits(_) => "limits".to_owned(),
+            ShardMessage::Budget(Reply::Answer { slots, full, .. }) => {
+                format!("{slots}{}", if full { ", full" } else { "" })
+            }
+            ShardMessage::Budget(Reply::Recall { .. }) => "recall".to_owned(),
+            other => format!("{other:?}"),
+        };
+        std::iter::from_fn(|| inbox.take()).map(shown).collect()
     }
 
     #[test]
-    fn a_plan_is_sent_until_it_is_taken_and_then_no_more() {
-        let (mut coordinator, inboxes) = coordinator("100");
+    fn plans_and_replies_wait_for_room_and_arrive_in_order() {
+        let (mut coordinator, inboxes) = coordinator("100", 1);
         coordinator.hand_out_limits();
-        assert!(inboxes.iter().all(|inbox| inbox.take().is_none()), "they began with it");
+        assert!(inboxes.iter().all(|inbox| inbox.take().is_none()), "nothing to say");
         let stuck = ShardMessage::Fault(Fault::Stall(1));
         coordinator.shards[0].postbox.post(stuck).unwrap();
         coordinator.on_config_read(Ok(Box::new(config("50"))));
-        coordinator.on_config_read(Ok(Box::new(config("60"))));
-        coordinator.hand_out_limits();
-        assert_eq!(granted(&inboxes[1]), Some(vec![25, 25]));
-        assert!(inboxes[0].take().is_some(), "what it was stuck with");
-        coordinator.hand_out_limits();
-        for inbox in &inboxes {
-            assert_eq!(granted(inbox), Some(vec![30, 30]), "the newest, and only that");
+        ask(&mut coordinator, 0, 7);
+        assert_eq!(taken(&inboxes[1]), ["limits"]);
+        for expected in ["Fault(Stall(1))", "limits", "7"] {
+            assert_eq!(taken(&inboxes[0]), [expected], "one at a time");
+            coordinator.hand_out_limits();
         }
-        coordinator.hand_out_limits();
         assert!(inboxes.iter().all(|inbox| inbox.take().is_none()));
     }
 
     #[test]
-    fn a_coordinator_that_takes_over_gives_every_shard_the_settings_in_force() {
-        let (mut coordinator, inboxes) = coordinator("100");
-        coordinator.state.set_config(config("50"));
+    fn a_coordinator_that_takes_over_grants_nothing() {
+        let (mut coordinator, inboxes) = coordinator("100", 9);
+        ask(&mut coordinator, 0, 7);
         let (seats, commands) = (coordinator.limits.seats, coordinator.limits.commands.clone());
         let settings = coordinator.state.config();
-        coordinator.limits = Limits::inherited(Sources::default(), seats, &settings, commands);
-        coordinator.hand_out_limits();
-        for inbox in &inboxes {
-            assert_eq!(granted(inbox), Some(vec![25, 25]));
-        }
+        let postboxes: Vec<_> =
+            coordinator.shards.iter().map(|shard| shard.postbox.clone()).collect();
+        coordinator.limits =
+            Limits::inherited(Sources::default(), seats, &settings.admission, &postboxes, commands);
+        let back = Say { slots_back: 3, ..Say::default() };
+        coordinator.act(Command::Budget { shard: 0, say: back });
+        ask(&mut coordinator, 1, 1);
+        assert_eq!(taken(&inboxes[0]), ["7"]);
+        assert_eq!(taken(&inboxes[1]), ["0, full"]);
     }
 
     #[test]
-    fn a_lowered_capacity_is_divided_anew_as_connections_leave() {
-        let (mut coordinator, inboxes) = coordinator("100");
-        let hold = |coordinator: &Coordinator, counts: [u64; 2]| {
-            for (shard, count) in coordinator.state.shards.iter().zip(counts) {
-                shard.admitted.set(count);
-            }
-        };
-        hold(&coordinator, [30, 12]);
+    fn above_a_lowered_capacity_nobody_enters() {
+        let (mut coordinator, inboxes) = coordinator("100", 9);
+        ask(&mut coordinator, 0, 30);
+        ask(&mut coordinator, 1, 12);
         coordinator.on_config_read(Ok(Box::new(config("40"))));
-        assert_eq!(granted(&inboxes[0]), Some(vec![0, 0]), "42 of 40");
-        assert_eq!(granted(&inboxes[1]), Some(vec![0, 0]));
-        for (counts, expected) in [([30, 2], vec![34, 6]), ([20, 2], vec![20, 20])] {
-            hold(&coordinator, counts);
-            coordinator.look_around();
-            assert_eq!(granted(&inboxes[0]), Some(expected.clone()));
-            assert_eq!(granted(&inboxes[1]), Some(expected));
+        let round = 1;
+        for shard in 0..2 {
+            let say = Say { spent: 12, round: Some(round), ..Say::default() };
+            coordinator.act(Command::Budget { shard, say });
         }
+        ask(&mut coordinator, 1, 1);
+        let back = Say { slots_back: 2, ..Say::default() };
+        coordinator.act(Command::Budget { shard: 0, say: back });
+        ask(&mut coordinator, 1, 1);
+        coordinator.act(Command::Budget { shard: 0, say: Say { slots_back: 1, ..back } });
+        ask(&mut coordinator, 1, 5);
+        assert_eq!(
+            taken(&inboxes[1]),
+            ["12", "limits", "recall", "0, full", "0, full", "Budget(Refill)", "1"]
+        );
     }
 
     #[test]
     fn requests_during_a_reading_wait_for_the_next() {
-        let (mut coordinator, _inboxes) = coordinator("100");
+        let (mut coordinator, _inboxes) = coordinator("100", 9);
         let ask = |coordinator: &mut Coordinator| {
             let (answer, answered) = oneshot::channel();
             coordinator.on_reload("a test", Some(answer));

@@ -4,6 +4,7 @@
 //! Every input is a [`Command`]; one match acts on it; time moves the stages on. What it decides
 //! are pure plans ([`drain`], [`shutdown`]), carried out by the shards.
 
+pub mod budget;
 pub mod command;
 pub mod drain;
 pub mod limits;
@@ -89,7 +90,7 @@ fn told_reason(cause: &str) -> &'static str {
 }
 
 impl Coordinator {
-    /// For the shards behind these postboxes, which have begun under the plan of `limits`.
+    /// For the shards behind these postboxes.
     pub fn new(
         state: Arc<ServerState>,
         commands: Receiver<Command>,
@@ -156,6 +157,8 @@ impl Coordinator {
                     shard.drained = true;
                 }
             }
+            Command::Budget { shard, say } => self.on_say(shard, &say),
+            Command::Orphans { shard, dead, left } => self.on_orphans(shard, dead, left),
             Command::Fault(Fault::Panic) => panic!("injected through the admin API"),
             Command::Fault(Fault::Stall(ms)) => std::thread::sleep(Duration::from_millis(ms)),
             Command::ThreadDied { thread, shard, cause } => self.on_death(&thread, shard, &cause),
@@ -190,9 +193,12 @@ impl Coordinator {
     }
 
     fn on_death(&mut self, thread: &str, shard: Option<usize>, cause: &ShardFailure) {
-        if let Some(shard) = shard.and_then(|shard| self.shards.get_mut(shard)) {
+        if let Some(index) = shard
+            && let Some(shard) = self.shards.get_mut(index)
+        {
             shard.alive = false;
             shard.drained = true;
+            self.bury(index);
         }
         error!(thread, %cause, "a thread ended without being told to; stopping the server");
         if self.shutdown.is_none() {

@@ -1,10 +1,13 @@
 //! The one enum for everything that a shard is told from outside. Each variant says who sends
 //! it and what is lost if the inbox is full.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::admission::AdmissionPlan;
+use crate::admission::leases::Reply;
+use crate::admission::{AdmissionPlan, SourceKey, Verdict};
 use crate::coordinator::phase::Phase;
+use crate::ring::Token;
 
 /// A message to a shard.
 #[derive(Clone, Debug)]
@@ -28,8 +31,62 @@ pub enum ShardMessage {
     /// Coordinator -> every shard: the limits are others from now on. Dropped, the shard would
     /// admit by its old limits; the coordinator sends the newest plan until the inbox takes it.
     Limits(Arc<AdmissionPlan>),
+    /// Coordinator -> one shard: about its part of the global budgets. Never dropped: what does
+    /// not fit waits with the coordinator, in order with the plans.
+    Budget(Reply),
+    /// Coordinator -> every shard: this one has died, and its connections with it. Never dropped.
+    Died {
+        /// The dead shard.
+        shard: usize,
+    },
+    /// Shard -> the owner of a source: may it connect? The connection waits until the answer.
+    /// What passes between shards is never dropped; it waits in the sender's outbox.
+    Ask {
+        /// Who asks.
+        from: usize,
+        /// The connection there.
+        token: Token,
+        /// Whose it is.
+        source: SourceKey,
+    },
+    /// Owner -> the shard that asked. If it says admitted, the connection is booked.
+    Verdict {
+        /// The connection.
+        token: Token,
+        /// Whose it is.
+        source: SourceKey,
+        /// Never [`Verdict::Deferred`].
+        verdict: Verdict,
+    },
+    /// Shard -> the owner of these sources: a connection of each has ended that was booked there.
+    Ended {
+        /// Who held them.
+        from: usize,
+        /// One entry for each connection.
+        sources: Vec<SourceKey>,
+    },
+    /// Shard -> another: what belongs to a descriptor that was handed to it.
+    Handed(Handed),
     /// Admin -> one shard, only with `debug.fault_injection`: misbehave.
     Fault(Fault),
+}
+
+/// A connection on its way to another shard, beside its descriptor; the two come in any order.
+#[derive(Clone, Copy, Debug)]
+pub struct Handed {
+    /// Where it comes from.
+    pub from: usize,
+    /// What it was there: with `from`, the name of the parcel.
+    pub token: Token,
+    /// Whose it is.
+    pub source: SourceKey,
+    /// The client's port, for logs.
+    pub port: u16,
+    /// The peer if it is a trusted proxy, which has not said for whom it connects. Otherwise the
+    /// connection is admitted, and booked with the shard that it comes from.
+    pub proxy: Option<SocketAddr>,
+    /// Milliseconds since its accept.
+    pub age_ms: u64,
 }
 
 /// An order to enter a phase.

@@ -2,4 +2,5 @@
 
 pub mod inbox;
 pub mod message;
+pub mod outbox;
 pub mod publisher;

@@ -66,6 +66,21 @@ pub enum Outcome {
     HalfClosed,
     /// Of `Close`: the slot is free.
     Closed,
+    /// Of `Hand`.
+    HandedOver {
+        /// The number of the other ring.
+        to: usize,
+        /// The other ring has it.
+        result: Result<(), Errno>,
+    },
+    /// Of a `Hand` on another ring; belongs to no operation of this one. The completion's token
+    /// is what the connection was there.
+    HandedHere {
+        /// The number of that ring.
+        from: usize,
+        /// The direct descriptor here.
+        slot: FileSlot,
+    },
     /// Of `Wake`.
     Woken,
     /// Of `Tick`.

@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{
@@ -60,11 +62,43 @@ pub struct KernelRing {
     tick_interval: ManuallyDrop<Box<Timespec>>,
     bell: EventFd,
     listener: Option<OwnedFd>,
+    neighbours: Neighbours,
     settings: RingSettings,
     backlog: VecDeque<squeue::Entry>,
     ready: VecDeque<cqueue::Entry>,
     awaited: usize,
     single_thread: PhantomData<*const ()>,
+}
+
+/// The rings of one server, by number, so that each can hand descriptors to the others.
+///
+/// A ring that has ended is not found any more. One that ends while a descriptor is on its way
+/// takes it with it.
+#[derive(Clone, Debug, Default)]
+pub struct Neighbours {
+    index: usize,
+    rings: Arc<[AtomicI32]>,
+}
+
+impl Neighbours {
+    const NONE: RawFd = -1;
+
+    /// Of `count` rings, none of which is there yet: what each of them is given.
+    pub fn new(count: usize) -> impl Iterator<Item = Self> {
+        let rings: Arc<[_]> = (0..count).map(|_| AtomicI32::new(Self::NONE)).collect();
+        (0..count).map(move |index| Self { index, rings: Arc::clone(&rings) })
+    }
+
+    fn announce(&self, ring: RawFd) {
+        if let Some(place) = self.rings.get(self.index) {
+            place.store(ring, Ordering::Release);
+        }
+    }
+
+    fn find(&self, index: usize) -> Option<RawFd> {
+        let ring = self.rings.get(index)?.load(Ordering::Acquire);
+        (ring != Self::NONE).then_some(ring)
+    }
 }
 
 impl KernelRing {
@@ -94,6 +128,7 @@ impl KernelRing {
             tick_interval: ManuallyDrop::new(Box::default()),
             bell,
             listener,
+            neighbours: Neighbours::default(),
             settings,
             backlog: VecDeque::new(),
             ready: VecDeque::new(),
@@ -123,6 +158,12 @@ impl KernelRing {
                 other => return other.map_err(|error| probe::during("setting up a ring", error)),
             }
         }
+    }
+
+    /// Makes this ring one of several that hand descriptors to each other.
+    pub fn join(&mut self, neighbours: Neighbours) {
+        neighbours.announce(self.io.as_raw_fd());
+        self.neighbours = neighbours;
     }
 
     fn push(&mut self, kind: Kind, place: u32, token: Token, entry: squeue::Entry) {
@@ -209,6 +250,22 @@ impl KernelRing {
         self.push(Kind::Accept, place, Token::new(0, 0), entry);
     }
 
+    fn hand(&mut self, token: Token, to: usize) {
+        // A ring that is gone has no number; the kernel then says EBADF, as for any other that
+        // is not one.
+        let ring = self.neighbours.find(to).unwrap_or(Neighbours::NONE);
+        let place = self.neighbours.index as u32;
+        let there = UserData { kind: Kind::Handed, place, token }.pack();
+        let entry = opcode::MsgRingSendFd::new(
+            Fd(ring),
+            Fixed(token.slot),
+            DestinationSlot::auto_target(),
+            there,
+        )
+        .build();
+        self.push(Kind::Hand, to as u32, token, entry);
+    }
+
     fn tick(&mut self, interval: Duration) {
         **self.tick_interval = timespec(interval);
         let interval: *const Timespec = &raw const **self.tick_interval;
@@ -251,6 +308,11 @@ impl KernelRing {
             Kind::Cut => Outcome::Cut(result.map(drop)),
             Kind::HalfClose => Outcome::HalfClosed,
             Kind::Close => Outcome::Closed,
+            Kind::Hand => Outcome::HandedOver { to: place as usize, result: result.map(drop) },
+            Kind::Handed => match result {
+                Ok(slot) => Outcome::HandedHere { from: place as usize, slot },
+                Err(_) => return None,
+            },
             Kind::Wake => Outcome::Woken,
             Kind::Tick => Outcome::Ticked { lasts: cqueue::more(entry.flags()) },
             Kind::Open => Outcome::Opened(result),
@@ -309,6 +371,7 @@ impl Ring for KernelRing {
                 let entry = opcode::Close::new(Fixed(token.slot)).build();
                 self.push(Kind::Close, none, token, entry);
             }
+            Operation::Hand { token, to } => self.hand(token, to),
             Operation::Wake => {
                 let value: *mut u64 = &mut **self.bell_value;
                 let entry = opcode::Read::new(Fd(self.bell.as_raw_fd()), value.cast(), 8).build();
@@ -347,10 +410,13 @@ impl Ring for KernelRing {
     fn next_completion(&mut self) -> Option<Completion> {
         loop {
             let entry = self.ready.pop_front()?;
-            if !cqueue::more(entry.flags()) {
+            let completion = self.decode(&entry);
+            let unasked =
+                matches!(completion, Some(Completion { outcome: Outcome::HandedHere { .. }, .. }));
+            if !cqueue::more(entry.flags()) && !unasked {
                 self.awaited = self.awaited.saturating_sub(1);
             }
-            if let Some(completion) = self.decode(&entry) {
+            if let Some(completion) = completion {
                 return Some(completion);
             }
         }
@@ -420,6 +486,7 @@ impl Drop for KernelRing {
     /// The memory of what is in flight is freed only if nothing is in flight any more: a leak at
     /// the end of a thread is harmless, a write into freed memory is not.
     fn drop(&mut self) {
+        self.neighbours.announce(Neighbours::NONE);
         let quiet = self.quiesce();
         // SAFETY: `io` is not used after this line; closing it ends the kernel's use of the ring.
         unsafe { ManuallyDrop::drop(&mut self.io) };

@@ -19,7 +19,7 @@ mod receive_buffers;
 mod token;
 
 pub use completion::{Accepted, Completion, Errno, Outcome};
-pub use kernel_ring::{KernelRing, RingSettings};
+pub use kernel_ring::{KernelRing, Neighbours, RingSettings};
 pub use operation::{Frame, Operation, SendBatch};
 pub use receive_buffers::Received;
 pub use token::{FileSlot, Kind, MAX_SLOTS, Token};

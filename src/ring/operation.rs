@@ -38,6 +38,14 @@ pub enum Operation {
     HalfClose(Token),
     /// Close the descriptor. Nothing else may be in flight on it.
     Close(Token),
+    /// Give the connection to another ring, which is told where it comes from. The descriptor
+    /// here stays and has to be closed.
+    Hand {
+        /// The connection. Nothing may be in flight on it.
+        token: Token,
+        /// The number of the other ring.
+        to: usize,
+    },
     /// Complete when another thread rings the bell.
     Wake,
     /// Complete again and again at this interval. One timer for the life of the ring, because

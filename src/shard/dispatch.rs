@@ -8,6 +8,7 @@ impl<R: Ring> Shard<R> {
         let Completion { token, outcome } = completion;
         match outcome {
             Outcome::Accepted(result) => return self.on_accept(result),
+            Outcome::HandedHere { from, slot } => return self.on_handed_here(from, token, slot),
             Outcome::Woken => return self.ring.start(Operation::Wake),
             Outcome::Ticked { lasts: true } => return,
             Outcome::Ticked { lasts: false } => return self.start_ticking(),
@@ -29,6 +30,7 @@ impl<R: Ring> Shard<R> {
             Outcome::Sent(result, batch) => self.on_sent(token, result, batch),
             Outcome::Cut(result) => self.on_cut(token, result),
             Outcome::HalfClosed => self.on_half_closed(token),
+            Outcome::HandedOver { to, result } => self.on_handed_over(token, to, result),
             Outcome::Closed => self.on_closed(token),
             _ => {}
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Shard;
+use super::admitting::DRAINING;
 use super::on_close::Goodbye;
 use crate::admission::RefusalReason;
 use crate::clock::Now;
@@ -144,12 +145,18 @@ impl<R: Ring> Shard<R> {
         for slot in 0..self.connections.end() {
             let Some(token) = self.connections.token(slot) else { continue };
             let Some(connection) = self.connections.get_mut(token) else { continue };
-            if connection.state == State::Unadmitted {
-                self.turn_away_unadmitted(token);
-                continue;
-            }
-            if connection.state == State::TurnedAway || !connection.facts.has(Facts::ADMITTED) {
-                continue;
+            match connection.state {
+                State::Unadmitted => {
+                    self.turn_away_unadmitted(token);
+                    continue;
+                }
+                State::Awaiting => {
+                    self.on_verdict(token, DRAINING);
+                    continue;
+                }
+                State::TurnedAway | State::Leaving | State::Arriving => continue,
+                _ if !connection.facts.has(Facts::ADMITTED) => continue,
+                _ => {}
             }
             connection.facts.note(Facts::DRAINED);
             total += 1;

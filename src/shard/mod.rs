@@ -5,6 +5,7 @@
 //! Invariants: one send in flight per connection; a descriptor is closed only when nothing else
 //! is in flight on it; every end of a connection goes through `on_close`.
 
+mod admitting;
 mod connections;
 mod dispatch;
 mod drain;
@@ -16,6 +17,7 @@ mod on_message;
 mod on_receive;
 mod on_send;
 mod on_tick;
+mod placement;
 pub mod settings;
 mod timers;
 mod unadmitted;
@@ -29,7 +31,7 @@ use ahash::RandomState;
 use crossbeam_channel::Sender;
 use hashbrown::HashMap;
 
-use crate::admission::Admission;
+use crate::admission::{Abroad, Admission, Owners};
 use crate::channels::registry::Registry;
 use crate::clock::{Clock, Now};
 use crate::coordinator::command::Command;
@@ -37,14 +39,17 @@ use crate::coordinator::phase::Phase;
 use crate::handler::{Effects, Handler};
 use crate::limits;
 use crate::mesh::inbox::Inbox;
+use crate::mesh::outbox::Outbox;
 use crate::metrics::ShardMetrics;
 use crate::ring::{FileSlot, Operation, Ring, Token};
 
+use admitting::Deferred;
 use connections::Connections;
 use drain::Drain;
 use fan_out::FanOut;
 use on_accept::Accepting;
 use on_receive::BeforeUpgrade;
+use placement::Placement;
 use settings::Settings;
 use timers::Timers;
 use unadmitted::Unadmitted;
@@ -57,6 +62,12 @@ pub struct Parts {
     pub clock: Clock,
     /// Where its messages come in.
     pub inbox: Inbox,
+    /// The way to the other shards.
+    pub outbox: Outbox,
+    /// Which shard keeps the books of a source.
+    pub owners: Owners,
+    /// The counters of all shards, its own among them; those of the others are only read.
+    pub shards: Vec<Arc<ShardMetrics>>,
     /// The coordinator.
     pub commands: Sender<Command>,
     /// Its counters.
@@ -77,15 +88,22 @@ pub struct Shard<R: Ring> {
     ring: R,
     clock: Clock,
     inbox: Inbox,
+    outbox: Outbox,
     commands: Sender<Command>,
     metrics: Arc<ShardMetrics>,
     settings: Settings,
     routes: Vec<(&'static str, Box<dyn Handler>)>,
     admission: Admission,
+    owners: Owners,
+    abroad: Abroad,
+    deferred: Deferred,
+    placement: Placement,
     accepting: Accepting,
     connections: Connections,
     before_upgrade: HashMap<FileSlot, BeforeUpgrade, RandomState>,
     unadmitted: HashMap<FileSlot, Unadmitted, RandomState>,
+    /// What had been read of connections that wait for a verdict.
+    awaiting: HashMap<FileSlot, Vec<u8>, RandomState>,
     timers: Timers,
     due: Vec<FileSlot>,
     registry: Registry,
@@ -110,15 +128,21 @@ impl<R: Ring> Shard<R> {
             ring,
             clock: parts.clock,
             inbox: parts.inbox,
+            abroad: Abroad::new(parts.outbox.shards()),
+            outbox: parts.outbox,
             commands: parts.commands,
             metrics: parts.metrics,
             settings: parts.settings,
             routes: parts.routes,
             admission: parts.admission,
+            owners: parts.owners,
+            deferred: Deferred::new(),
+            placement: Placement::new(parts.shards, parts.hash.clone()),
             accepting: Accepting::new(capacity),
             connections: Connections::default(),
             before_upgrade: HashMap::with_hasher(parts.hash.clone()),
             unadmitted: HashMap::with_hasher(parts.hash.clone()),
+            awaiting: HashMap::with_hasher(parts.hash.clone()),
             timers: Timers::new(on_tick::tick_at(now, 0)),
             due: Vec::new(),
             registry: Registry::new(parts.hash),
@@ -163,6 +187,7 @@ impl<R: Ring> Shard<R> {
             self.dispatch(completion);
         }
         self.take_messages();
+        self.go_on_admitting();
         self.go_on_fanning_out();
         self.go_on_draining();
         self.on_tick();
@@ -180,7 +205,8 @@ impl<R: Ring> Shard<R> {
         if work_left || !self.inbox.may_sleep() {
             return Some(Duration::ZERO);
         }
-        self.drain.as_ref().filter(|drain| drain.is_pacing()).map(|_| drain::PACE_INTERVAL)
+        let paces = self.drain.as_ref().is_some_and(Drain::is_pacing);
+        (paces || self.outbox.waits()).then_some(drain::PACE_INTERVAL)
     }
 
     fn start_ticking(&mut self) {

@@ -4,18 +4,16 @@
 //! Accepting stops before the table of direct descriptors is full, because the kernel would drop
 //! the connection without an answer; the backlog holds it meanwhile.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::Shard;
-use super::on_receive::BeforeUpgrade;
 use super::on_tick::ACCEPT_PAUSE_TICKS;
-use crate::admission::{RefusalReason, Verdict};
-use crate::client_address::Provenance;
-use crate::connection::{Facts, InFlight, State};
+use crate::admission::Verdict;
+use crate::connection::State;
 use crate::limits;
-use crate::ring::{Accepted, Errno, Operation, Ring};
+use crate::ring::{Accepted, Errno, Operation, Ring, Token};
 
 /// Accepts in flight, and why there may be fewer than wanted.
 #[derive(Debug)]
@@ -32,7 +30,9 @@ pub(super) struct Accepting {
 const LOG_TICKS: u32 = 160;
 
 impl Accepting {
-    pub(super) fn new(capacity: u32) -> Self {
+    /// Of `files` descriptors some are left to connections that other shards hand over.
+    pub(super) fn new(files: u32) -> Self {
+        let capacity = files - limits::ARRIVALS.min(files / 8);
         Self { capacity, in_flight: 0, paused_until: None, table_full: false, logged_tick: None }
     }
 
@@ -64,12 +64,13 @@ const PASSING: [i32; 9] = [
 impl<R: Ring> Shard<R> {
     /// Keeps as many accepts in flight as there are descriptors for, up to the limit.
     pub(super) fn begin_accepting(&mut self) {
-        if self.accepting.is_paused() {
+        // While many wait for the coordinator, more wait in the backlog.
+        if self.accepting.is_paused() || self.deferred.len() >= limits::DEFERRED_PAUSE {
             return;
         }
         let taken = self.connections.live() as u32 + self.accepting.in_flight;
         let free = self.accepting.capacity.saturating_sub(taken);
-        let wanted = limits::ACCEPTS - self.accepting.in_flight;
+        let wanted = limits::ACCEPTS.saturating_sub(self.accepting.in_flight);
         for _ in 0..wanted.min(free) {
             self.accepting.in_flight += 1;
             self.ring.start(Operation::Accept);
@@ -129,58 +130,33 @@ impl<R: Ring> Shard<R> {
 
     fn admit(&mut self, accepted: Accepted) {
         self.metrics.accepted.add(1);
-        let ip = accepted.address.ip();
-        let verdict = if self.phase.accepts() && self.settings.trusted_proxies.contains(ip) {
-            self.room_for_unadmitted().map(|()| State::Unadmitted)
-        } else {
-            self.ask_admission(ip).map(|()| State::Handshake)
-        };
-        let tick = self.tick;
-        let source = self.settings.prefixes.key(ip);
-        let state = verdict.unwrap_or(State::TurnedAway);
-        let (token, connection) = self.connections.begin(accepted.slot, state);
-        connection.source = source;
-        connection.port = accepted.address.port();
-        connection.accepted_tick = tick;
-        connection.heard_tick = tick;
-        connection.in_flight.begin(InFlight::RECEIVE);
-        match verdict {
-            Ok(State::Unadmitted) => self.begin_unadmitted(token, accepted.address),
-            Ok(_) => connection.facts.note(Facts::ADMITTED),
-            Err((reason, retry_after_ms)) => {
-                let answer = reason.to_refusal(retry_after_ms);
-                self.before_upgrade.insert(token.slot, BeforeUpgrade::TurnedAway(answer));
-                debug!(
-                    peer = %accepted.address,
-                    %source,
-                    provenance = Provenance::Peer.label(),
-                    reason = reason.label(),
-                    "connection refused"
-                );
-            }
-        }
         self.metrics.handshaking.add(1);
-        let deadline = tick.wrapping_add(self.settings.deadlines.handshake);
-        self.timers.set(&mut self.connections, token.slot, deadline);
-        // The request follows at once: a receive costs one operation, a watch would cost three.
-        self.ring.start(Operation::Receive { token, wait: true });
+        let peer = accepted.address;
+        let source = self.settings.prefixes.key(peer.ip());
+        let tick = self.tick;
+        let (token, connection) = self.connections.begin(accepted.slot, State::Awaiting);
+        connection.source = source;
+        connection.port = peer.port();
+        (connection.accepted_tick, connection.heard_tick) = (tick, tick);
+        self.set_timer_in(token, self.settings.deadlines.handshake);
+        if self.phase.accepts() && self.settings.trusted_proxies.contains(peer.ip()) {
+            return self.admit_proxy(token, peer);
+        }
+        let verdict = self.ask_admission(token, source);
+        self.on_verdict(token, verdict);
     }
 
-    /// Admits a connection of the client at `ip` and takes its place in the budgets, or says
-    /// why not and when to come back, in milliseconds. A refusal is counted.
-    pub(super) fn ask_admission(&mut self, ip: IpAddr) -> Result<(), (RefusalReason, u64)> {
-        let refused = if self.phase.accepts() {
-            match self.admission.admit(self.settings.prefixes.key(ip), self.now.ns()) {
-                Verdict::Admitted => {
-                    self.metrics.admitted.set(u64::from(self.admission.capacity().used()));
-                    return Ok(());
-                }
-                Verdict::Refused { reason, retry_after_ms } => (reason, retry_after_ms),
-            }
-        } else {
-            (RefusalReason::Draining, limits::RETRY_AFTER_MS)
-        };
-        self.metrics.admission_refused[refused.0.index()].add(1);
-        Err(refused)
+    /// The peer is a trusted proxy, which has to say first for whom it connects.
+    fn admit_proxy(&mut self, token: Token, peer: SocketAddr) {
+        if let Err((reason, retry_after_ms)) = self.room_for_unadmitted() {
+            return self.on_verdict(token, Verdict::Refused { reason, retry_after_ms });
+        }
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.state = State::Unadmitted;
+        }
+        self.begin_unadmitted(token, peer);
+        if !self.place(token) {
+            self.listen_for_request(token);
+        }
     }
 }

@@ -141,6 +141,7 @@ impl<R: Ring> Shard<R> {
         self.metrics.subscriptions.set(self.registry.len() as u64);
         self.before_upgrade.remove(&token.slot);
         self.unadmitted.remove(&token.slot);
+        self.awaiting.remove(&token.slot);
         self.timers.clear(&mut self.connections, token.slot);
         self.drop_queue(token);
         self.close_if_quiet(token);
@@ -186,6 +187,10 @@ impl<R: Ring> Shard<R> {
         let age_ms = u64::from(self.tick.wrapping_sub(connection.accepted_tick)) * TICK_MS;
         let outcome = facts.has(Facts::DRAINED).then(|| outcome(connection, reason));
         let metrics = &self.metrics;
+        if facts.has(Facts::MOVED) {
+            self.connections.end_life(token.slot);
+            return self.resume_accepting(true);
+        }
         if facts.has(Facts::OPENED) {
             metrics.connections.set(metrics.connections.get().saturating_sub(1));
             metrics.closed[reason.index()].add(1);
@@ -203,8 +208,7 @@ impl<R: Ring> Shard<R> {
             "connection closed"
         );
         if facts.has(Facts::ADMITTED) {
-            self.admission.released(source, self.now.ns());
-            self.metrics.admitted.set(u64::from(self.admission.capacity().used()));
+            self.release(source);
         }
         self.connections.end_life(token.slot);
         if let Some(outcome) = outcome {

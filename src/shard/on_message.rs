@@ -31,10 +31,15 @@ impl<R: Ring> Shard<R> {
                 self.fan_out_to_everybody(frame);
             }
             ShardMessage::Enter(order) => self.enter(order),
-            ShardMessage::Limits(plan) => {
-                self.admission.apply(&plan, self.index, self.now.ns());
-                self.metrics.capacity.set(u64::from(plan.granted_to(self.index)));
+            ShardMessage::Limits(plan) => self.admission.apply(&plan),
+            ShardMessage::Budget(reply) => self.admission.leases_mut().hear(reply),
+            ShardMessage::Died { shard } => self.on_death(shard),
+            ShardMessage::Ask { from, token, source } => self.on_ask(from, token, source),
+            ShardMessage::Verdict { token, source, verdict } => {
+                self.on_owner_verdict(token, source, verdict);
             }
+            ShardMessage::Ended { from, sources } => self.on_ended(from, &sources),
+            ShardMessage::Handed(papers) => self.on_papers(papers),
             ShardMessage::Fault(Fault::Panic) => panic!("injected through the admin API"),
             ShardMessage::Fault(Fault::Stall(ms)) => {
                 std::thread::sleep(Duration::from_millis(ms));

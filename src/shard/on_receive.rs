@@ -4,6 +4,7 @@
 use tracing::debug;
 
 use super::Shard;
+use super::unadmitted::Standing;
 use crate::close_reason::CloseReason;
 use crate::config::ProxyProtocol;
 use crate::connection::{Facts, InFlight, State};
@@ -49,6 +50,14 @@ pub(super) enum Listen {
     Busy,
     /// They may come some time.
     Idle,
+}
+
+/// Where frames are.
+enum Frames<'a> {
+    /// In a buffer of the ring, behind so many bytes of something else.
+    Received(&'a Received, usize),
+    /// In memory that was kept while the connection waited.
+    Kept(&'a mut [u8]),
 }
 
 /// What a chunk of frames led to, beside the effects.
@@ -179,7 +188,15 @@ impl<R: Ring> Shard<R> {
         }
         let armed = connection.in_flight.has(InFlight::WATCH)
             || connection.in_flight.has(InFlight::RECEIVE);
-        let reads = !matches!(connection.state, State::Ending | State::Flushing | State::Vacant);
+        let reads = !matches!(
+            connection.state,
+            State::Ending
+                | State::Flushing
+                | State::Vacant
+                | State::Awaiting
+                | State::Leaving
+                | State::Arriving
+        );
         if armed || !reads || connection.queued_bytes() > limits::READ_PAUSE_BYTES {
             return;
         }
@@ -216,8 +233,8 @@ impl<R: Ring> Shard<R> {
             State::Unadmitted => self.on_bytes_unadmitted(token, received),
             State::Handshake => self.on_head(token, received, 0),
             State::TurnedAway => self.turn_away(token, received),
-            State::Open | State::Closing => self.on_frames(token, received, 0),
-            State::Vacant | State::Flushing | State::Lingering | State::Ending => {}
+            State::Open | State::Closing => self.on_frames(token, Frames::Received(received, 0)),
+            _ => {}
         }
     }
 
@@ -225,11 +242,16 @@ impl<R: Ring> Shard<R> {
         // Behind a PROXY header the request is still to come.
         let read_whole = self.settings.proxy_protocol == ProxyProtocol::Off
             || self.ring.bytes(received).ends_with(b"\r\n\r\n");
+        if let Some(BeforeUpgrade::TurnedAway(refusal)) = self.before_upgrade.remove(&token.slot) {
+            self.refuse_admission(token, &refusal, read_whole);
+        }
+    }
+
+    /// As [`Self::refuse`], for want of admission.
+    pub(super) fn refuse_admission(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.reason = Some(CloseReason::AdmissionRefused);
-        if let Some(BeforeUpgrade::TurnedAway(refusal)) = self.before_upgrade.remove(&token.slot) {
-            self.refuse(token, &refusal, read_whole);
-        }
+        self.refuse(token, refusal, read_whole);
     }
 
     /// Answers with a refusal and closes. If the request was `read_whole`, at once; otherwise
@@ -247,27 +269,55 @@ impl<R: Ring> Shard<R> {
 
     /// The bytes after the first `skip` belong to the head of a request.
     pub(super) fn on_head(&mut self, token: Token, received: &Received, skip: usize) {
-        let (mut head, mut scanner) = match self.before_upgrade.remove(&token.slot) {
+        let (mut head, scanner) = match self.before_upgrade.remove(&token.slot) {
             Some(BeforeUpgrade::Head(head, scanner)) => (head, scanner),
             _ => (self.spare_buffer(), HeadScanner::default()),
         };
         let before = head.len();
         head.extend_from_slice(&self.ring.bytes(received)[skip..]);
+        if let Some((len, head)) = self.on_more_head(token, head, scanner) {
+            self.on_frames(token, Frames::Received(received, skip + len - before));
+            self.recycle(head);
+        }
+    }
+
+    /// What had been read of a connection that had to wait for its admission.
+    pub(super) fn on_kept_head(&mut self, token: Token, kept: Vec<u8>) {
+        if let Some((len, mut head)) = self.on_more_head(token, kept, HeadScanner::default()) {
+            self.on_frames(token, Frames::Kept(&mut head[len..]));
+            self.recycle(head);
+        }
+        self.listen_again(token, Listen::Idle);
+    }
+
+    /// Gives back the length of the head, and what was read, if the connection was upgraded: the
+    /// rest of it are frames.
+    fn on_more_head(
+        &mut self,
+        token: Token,
+        head: Vec<u8>,
+        mut scanner: HeadScanner,
+    ) -> Option<(usize, Vec<u8>)> {
         match scanner.scan(&head) {
             Ok(Head::Incomplete) => {
                 self.before_upgrade.insert(token.slot, BeforeUpgrade::Head(head, scanner));
+                return None;
             }
-            Ok(Head::Complete { len }) => {
-                if self.is_admitted(token, &head[..len]) {
-                    match self.upgrade(token, &head[..len]) {
-                        Ok(()) => self.on_frames(token, received, skip + len - before),
-                        Err(refusal) => self.refuse_upgrade(token, &refusal, true),
-                    }
+            Ok(Head::Complete { len }) => match self.standing(token, &head[..len]) {
+                Standing::Admitted => match self.upgrade(token, &head[..len]) {
+                    Ok(()) => return Some((len, head)),
+                    Err(refusal) => self.refuse_upgrade(token, &refusal, true),
+                },
+                Standing::Awaiting => {
+                    self.awaiting.insert(token.slot, head);
+                    return None;
                 }
-                self.recycle(head);
-            }
+                Standing::Refused => {}
+            },
             Err(refusal) => self.refuse_upgrade(token, &refusal, false),
         }
+        self.recycle(head);
+        None
     }
 
     pub(super) fn refuse_upgrade(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {
@@ -316,19 +366,22 @@ impl<R: Ring> Shard<R> {
         self.set_open_timer(token);
     }
 
-    fn on_frames(&mut self, token: Token, received: &Received, skip: usize) {
+    fn on_frames(&mut self, token: Token, frames: Frames<'_>) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        if received.len() <= skip {
+        let bytes = match frames {
+            Frames::Received(received, skip) => &mut self.ring.bytes(received)[skip..],
+            Frames::Kept(bytes) => bytes,
+        };
+        if bytes.is_empty() {
             return;
         }
-        self.metrics.bytes_received.add((received.len() - skip) as u64);
+        self.metrics.bytes_received.add(bytes.len() as u64);
         let is_open = connection.state == State::Open;
         connection.facts.forget(Facts::AWAITING_PONG);
         let rules =
             Rules { role: Role::Server, max_message_bytes: self.settings.max_message_bytes };
         let handler = &mut self.routes[usize::from(connection.route)].1;
         let effects = &mut self.effects;
-        let bytes = &mut self.ring.bytes(received)[skip..];
         let mut incoming = Incoming::new(bytes, &mut connection.partial, rules);
         let mut messages = 0;
         let ended = loop {

@@ -55,6 +55,7 @@ impl<R: Ring> Shard<R> {
         }
         self.due = due;
         self.resume_accepting(false);
+        self.talk_about_budget(true);
         let sources = self.admission.ip_mut();
         sources.expire(self.now.ns(), expire_budget(sources.places()));
         self.metrics.tracked_sources.set(sources.len() as u64);

@@ -6,16 +6,13 @@
 
 use std::net::SocketAddr;
 
-use tracing::debug;
-
 use super::Shard;
 use super::on_receive::BeforeUpgrade;
-use crate::admission::RefusalReason;
+use crate::admission::{RefusalReason, Verdict};
 use crate::client_address::proxy_header::{Header, HeaderReader, Malformed};
 use crate::client_address::{ClientAddress, forwarded};
-use crate::close_reason::CloseReason;
 use crate::config::ProxyProtocol;
-use crate::connection::{Facts, State};
+use crate::connection::State;
 use crate::http::refusal::Refusal;
 use crate::http::request::HeadScanner;
 use crate::limits;
@@ -28,20 +25,31 @@ const NO_HEADER: Refusal = Refusal::bad_request("this proxy has to send a PROXY 
 /// because few are in that state at a time.
 #[derive(Debug)]
 pub(super) struct Unadmitted {
-    peer: SocketAddr,
+    pub(super) peer: SocketAddr,
     /// The beginning of what may be a PROXY header; absent once it is clear that there is none.
     header: Option<(Vec<u8>, HeaderReader)>,
 }
 
+/// Where a connection stands whose client is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It goes on.
+    Admitted,
+    /// It waits for a verdict; what has been read of it must be kept.
+    Awaiting,
+    /// It has been refused.
+    Refused,
+}
+
 impl<R: Ring> Shard<R> {
-    /// Whether one more may wait, so that those who wait leave descriptors to everybody else.
+    /// Whether this one may wait, so that those who wait leave descriptors to everybody else.
     pub(super) fn room_for_unadmitted(&self) -> Result<(), (RefusalReason, u64)> {
         let beyond = limits::UNADMITTED_BEYOND.min(self.ring.file_capacity() as usize / 8);
-        let admissible = self.admission.capacity().available() as usize;
-        if self.unadmitted.len() < limits::UNADMITTED.min(admissible + beyond) {
+        let others = self.connections.live() - self.unadmitted.len() - 1; // nor this one
+        let seats = (self.seats() as usize).saturating_sub(others);
+        if self.unadmitted.len() < limits::UNADMITTED.min(seats + beyond) {
             return Ok(());
         }
-        self.metrics.admission_refused[RefusalReason::Overload.index()].add(1);
         Err((RefusalReason::Overload, limits::RETRY_AFTER_MS))
     }
 
@@ -74,10 +82,13 @@ impl<R: Ring> Shard<R> {
             Ok(Header::Complete { len, client }) => {
                 let client = client.unwrap_or(ClientAddress::of_peer(peer));
                 let rest = &bytes[len..];
-                match self.admit_client(token, client) {
-                    Ok(()) if rest.is_empty() => {}
-                    Ok(()) => self.on_head(token, received, len - before),
-                    Err(refusal) => self.refuse(token, &refusal, rest.ends_with(b"\r\n\r\n")),
+                match self.admit_client(token, client, rest.ends_with(b"\r\n\r\n")) {
+                    Standing::Admitted if rest.is_empty() => {}
+                    Standing::Admitted => self.on_head(token, received, len - before),
+                    Standing::Awaiting => {
+                        self.awaiting.insert(token.slot, rest.to_vec());
+                    }
+                    Standing::Refused => {}
                 }
                 self.recycle(bytes);
             }
@@ -85,58 +96,43 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// Whether a connection whose `head` is complete is admitted, by now at the latest. If not,
-    /// it has been refused.
-    pub(super) fn is_admitted(&mut self, token: Token, head: &[u8]) -> bool {
-        let Some(waiting) = self.unadmitted.get(&token.slot) else { return true };
+    /// Whether a connection whose `head` is complete is admitted, by now at the latest. If it is
+    /// refused it has been told so.
+    pub(super) fn standing(&mut self, token: Token, head: &[u8]) -> Standing {
+        let Some(waiting) = self.unadmitted.get(&token.slot) else { return Standing::Admitted };
         let client = forwarded::client(head, waiting.peer, &self.settings.trusted_proxies);
-        match self.admit_client(token, client) {
-            Ok(()) => true,
-            Err(refusal) => {
-                self.refuse(token, &refusal, true);
-                false
-            }
-        }
+        self.admit_client(token, client, true)
     }
 
     /// The client is known: the connection is its from now on.
-    fn admit_client(&mut self, token: Token, client: ClientAddress) -> Result<(), Refusal> {
-        let peer = self.unadmitted.remove(&token.slot).map(|waiting| waiting.peer);
-        let verdict = self.ask_admission(client.ip);
+    fn admit_client(&mut self, token: Token, client: ClientAddress, read_whole: bool) -> Standing {
+        self.unadmitted.remove(&token.slot);
         let source = self.settings.prefixes.key(client.ip);
-        if let Some(connection) = self.connections.get_mut(token) {
-            connection.source = source;
-            connection.port = client.port;
-            connection.facts.note_provenance(client.provenance);
-            match verdict {
-                Ok(()) => {
-                    connection.state = State::Handshake;
-                    connection.facts.note(Facts::ADMITTED);
-                }
-                Err(_) => connection.reason = Some(CloseReason::AdmissionRefused),
+        let Some(connection) = self.connections.get_mut(token) else { return Standing::Refused };
+        connection.state = State::Awaiting;
+        connection.source = source;
+        connection.port = client.port;
+        connection.facts.note_provenance(client.provenance);
+        match self.ask_admission(token, source) {
+            Verdict::Admitted => {
+                self.note_admitted(token);
+                Standing::Admitted
+            }
+            Verdict::Deferred => Standing::Awaiting,
+            Verdict::Refused { reason, retry_after_ms } => {
+                self.note_refused(token, reason);
+                self.refuse_admission(token, &reason.to_refusal(retry_after_ms), read_whole);
+                Standing::Refused
             }
         }
-        verdict.map_err(|(reason, retry_after_ms)| {
-            debug!(
-                slot = token.slot,
-                ?peer,
-                %source,
-                provenance = client.provenance.label(),
-                reason = reason.label(),
-                "connection refused"
-            );
-            reason.to_refusal(retry_after_ms)
-        })
     }
 
     /// The server has begun to refuse. The connection was never admitted, so its end is no
     /// outcome of the drain; it is told at once like those who are in their handshake.
     pub(super) fn turn_away_unadmitted(&mut self, token: Token) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        connection.reason = Some(CloseReason::AdmissionRefused);
         self.unadmitted.remove(&token.slot);
         let reason = RefusalReason::Draining;
-        self.metrics.admission_refused[reason.index()].add(1);
-        self.refuse(token, &reason.to_refusal(limits::RETRY_AFTER_MS), false);
+        self.note_refused(token, reason);
+        self.refuse_admission(token, &reason.to_refusal(limits::RETRY_AFTER_MS), false);
     }
 }

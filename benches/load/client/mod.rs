@@ -137,6 +137,8 @@ impl<S: Scenario> Client<S> {
             Outcome::Calmed(_)
             | Outcome::Accepted(_)
             | Outcome::HalfClosed
+            | Outcome::HandedOver { .. }
+            | Outcome::HandedHere { .. }
             | Outcome::Ticked { .. }
             | Outcome::Woken => {}
         }

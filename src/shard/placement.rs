@@ -1,0 +1,252 @@
+//! A connection goes to the lightest shard if this one has clearly more than its part: many
+//! clients of one source, or one proxy for all of them. Only its descriptor moves, before a byte
+//! has been read; its books stay with the owner of its source.
+//!
+//! Descriptor and papers travel apart (MSG_RING and the mesh) and come in any order. Invariant:
+//! the papers are sent once the kernel has said that the descriptor is there, so a connection
+//! that is nowhere has no papers.
+
+use std::sync::Arc;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use tracing::debug;
+
+use super::Shard;
+use super::on_receive::BeforeUpgrade;
+use crate::admission::RefusalReason;
+use crate::close_reason::CloseReason;
+use crate::connection::{Facts, State};
+use crate::limits;
+use crate::mesh::message::{Handed, ShardMessage};
+use crate::metrics::ShardMetrics;
+use crate::ring::{Errno, FileSlot, Operation, Ring, Token};
+
+/// What this shard knows of the others' load.
+#[derive(Debug)]
+pub(super) struct Placement {
+    shards: Vec<Arc<ShardMetrics>>,
+    /// Connections of each shard, as of `tick`, and those that this one has sent there since.
+    loads: Vec<u64>,
+    tick: u32,
+    /// Half parcels, by where they come from and what they were there.
+    arriving: HashMap<(usize, Token), Half, RandomState>,
+}
+
+#[derive(Debug)]
+enum Half {
+    Descriptor(Token),
+    Papers(Handed),
+}
+
+impl Placement {
+    pub(super) fn new(shards: Vec<Arc<ShardMetrics>>, hash: RandomState) -> Self {
+        let loads = vec![0; shards.len()];
+        Self { shards, loads, tick: 0, arriving: HashMap::with_hasher(hash) }
+    }
+
+    /// The shard that should have one of the `own` connections of shard `index`, if any.
+    fn target(&mut self, index: usize, own: u64, seats: u64, tick: u32) -> Option<usize> {
+        if self.shards.len() < 2 || own < limits::PLACEMENT_SLACK {
+            return None;
+        }
+        if std::mem::replace(&mut self.tick, tick) != tick {
+            for (load, shard) in self.loads.iter_mut().zip(&self.shards) {
+                *load = load_of(shard);
+            }
+        }
+        let lightest = lightest(&self.loads, index)?;
+        let full = own >= seats;
+        if !full && !is_lumpy(own, self.loads[lightest]) {
+            return None;
+        }
+        // Others may have sent it some meanwhile.
+        self.loads[lightest] = (self.loads[lightest] + 1).max(load_of(&self.shards[lightest]));
+        (self.loads[lightest] < seats).then_some(lightest)
+    }
+}
+
+fn load_of(shard: &ShardMetrics) -> u64 {
+    shard.connections.get() + shard.handshaking.get()
+}
+
+fn lightest(loads: &[u64], but: usize) -> Option<usize> {
+    let others = (0..loads.len()).filter(|shard| *shard != but);
+    others.min_by_key(|shard| loads[*shard])
+}
+
+/// Whether a shard with `own` connections should give one to a shard with `lightest`.
+fn is_lumpy(own: u64, lightest: u64) -> bool {
+    own > lightest + limits::PLACEMENT_SLACK.max(lightest / 16)
+}
+
+impl<R: Ring> Shard<R> {
+    /// Connections that this shard can hold and still answer those that it refuses.
+    pub(super) fn seats(&self) -> u32 {
+        let files = self.ring.file_capacity();
+        files - limits::RESERVED_FILES.min(files / 2)
+    }
+
+    /// Sends a connection from which nothing has been read to a lighter shard, if there is one
+    /// and it is worth it. False if it stays.
+    pub(super) fn place(&mut self, token: Token) -> bool {
+        let (own, seats) = (self.connections.live() as u64, self.seats().into());
+        let Some(to) = self.placement.target(self.index, own, seats, self.tick) else {
+            return false;
+        };
+        let Some(connection) = self.connections.get_mut(token) else { return false };
+        let booked_here = self.owners.of(connection.source) == self.index;
+        let admitted = connection.facts.has(Facts::ADMITTED);
+        if self.abroad.is_dead(to) || (admitted && !booked_here) {
+            return false;
+        }
+        connection.state = State::Leaving;
+        self.timers.clear(&mut self.connections, token.slot);
+        self.ring.start(Operation::Hand { token, to });
+        true
+    }
+
+    pub(super) fn on_handed_over(&mut self, token: Token, to: usize, result: Result<(), Errno>) {
+        match result {
+            Ok(()) => self.send_papers(token, to),
+            Err(errno) => {
+                self.metrics.placements_failed.add(1);
+                debug!(slot = token.slot, to, error = %errno, "the other shard has no room");
+                self.stay(token);
+            }
+        }
+    }
+
+    fn send_papers(&mut self, token: Token, to: usize) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let admitted = connection.facts.has(Facts::ADMITTED);
+        let waited = self.tick.wrapping_sub(connection.accepted_tick);
+        let papers = Handed {
+            from: self.index,
+            token,
+            source: connection.source,
+            port: connection.port,
+            proxy: self.unadmitted.remove(&token.slot).map(|waiting| waiting.peer),
+            age_ms: u64::from(waited) * limits::TICK_MS,
+        };
+        connection.facts.forget(Facts::ADMITTED);
+        connection.facts.note(Facts::MOVED);
+        connection.state = State::Ending;
+        self.metrics.handshaking.set(self.metrics.handshaking.get().saturating_sub(1));
+        self.metrics.placed.add(1);
+        if !admitted || self.abroad.lend(to) {
+            self.outbox.post(to, ShardMessage::Handed(papers));
+        } else {
+            self.admission.released(papers.source, self.now.ns());
+        }
+        self.close_if_quiet(token);
+    }
+
+    /// The connection stays here after all.
+    fn stay(&mut self, token: Token) {
+        let unadmitted = self.unadmitted.contains_key(&token.slot);
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.state = if unadmitted { State::Unadmitted } else { State::Handshake };
+        self.set_timer_in(token, self.settings.deadlines.handshake);
+        self.begin_request(token);
+    }
+
+    /// A connection that may have been on its way while the server began to refuse.
+    fn begin_request(&mut self, token: Token) {
+        if self.phase.accepts() {
+            return self.listen_for_request(token);
+        }
+        self.unadmitted.remove(&token.slot);
+        self.note_refused(token, RefusalReason::Draining);
+        let refusal = RefusalReason::Draining.to_refusal(limits::RETRY_AFTER_MS);
+        self.turn_away_later(token, BeforeUpgrade::TurnedAway(refusal));
+    }
+
+    /// The descriptor of a connection has come from another shard.
+    pub(super) fn on_handed_here(&mut self, from: usize, there: Token, slot: FileSlot) {
+        let tick = self.tick;
+        let (token, connection) = self.connections.begin(slot, State::Arriving);
+        (connection.accepted_tick, connection.heard_tick) = (tick, tick);
+        self.metrics.handshaking.add(1);
+        self.set_timer_in(token, self.settings.deadlines.handshake);
+        match self.placement.arriving.remove(&(from, there)) {
+            Some(Half::Papers(papers)) => self.on_arrival(token, papers),
+            _ => {
+                self.placement.arriving.insert((from, there), Half::Descriptor(token));
+            }
+        }
+    }
+
+    /// The papers of a connection have come from another shard.
+    pub(super) fn on_papers(&mut self, papers: Handed) {
+        match self.placement.arriving.remove(&(papers.from, papers.token)) {
+            Some(Half::Descriptor(token)) => self.on_arrival(token, papers),
+            _ => {
+                let parcel = (papers.from, papers.token);
+                self.placement.arriving.insert(parcel, Half::Papers(papers));
+            }
+        }
+    }
+
+    fn on_arrival(&mut self, token: Token, papers: Handed) {
+        if papers.proxy.is_none() {
+            self.abroad.welcome(papers.from);
+        }
+        let age = (papers.age_ms / limits::TICK_MS) as u32;
+        let Some(connection) = self.connections.get_mut(token) else {
+            return self.on_arrival_too_late(&papers);
+        };
+        if connection.state != State::Arriving {
+            return self.on_arrival_too_late(&papers);
+        }
+        connection.accepted_tick = connection.accepted_tick.wrapping_sub(age);
+        connection.source = papers.source;
+        connection.port = papers.port;
+        match papers.proxy {
+            Some(peer) => {
+                connection.state = State::Unadmitted;
+                self.begin_unadmitted(token, peer);
+            }
+            None => self.note_admitted(token),
+        }
+        self.begin_request(token);
+    }
+
+    fn on_arrival_too_late(&mut self, papers: &Handed) {
+        if papers.proxy.is_none() {
+            self.release(papers.source);
+        }
+    }
+
+    /// A shard has died: descriptors that came from it without papers get none any more.
+    pub(super) fn forget_arrivals(&mut self, dead: usize) {
+        let arriving = &mut self.placement.arriving;
+        let orphans: Vec<_> = arriving
+            .extract_if(|(from, _), half| *from == dead && matches!(half, Half::Descriptor(_)))
+            .collect();
+        for (_, half) in orphans {
+            if let Half::Descriptor(token) = half {
+                self.end(token, CloseReason::ShardFailed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lightest_of_the_others() {
+        assert_eq!(lightest(&[5, 1, 3], 0), Some(1));
+        assert_eq!(lightest(&[5, 1, 3], 1), Some(2));
+        assert_eq!(lightest(&[5], 0), None);
+    }
+
+    #[test]
+    fn a_few_more_than_the_others_are_no_reason_to_move() {
+        assert!(!is_lumpy(limits::PLACEMENT_SLACK, 0));
+        assert!(is_lumpy(limits::PLACEMENT_SLACK + 1, 0));
+        assert!(!is_lumpy(10_500, 10_000) && is_lumpy(10_700, 10_000));
+    }
+}
