@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -128,13 +129,15 @@ fn a_shard_that_stands_still_while_the_server_ends_is_in_the_report() {
 #[test]
 fn a_stalled_shard_delays_nobody_else_and_is_seen() {
     let server = Server::start(&["server.shards=2", "debug.fault_injection=true"]);
-    // Which shard a client is on shows in the counts, one client at a time.
-    let mut on_second = loop {
-        let client = Client::connect(server.clients, "/echo");
-        if shards(&server)[1]["connections"].as_u64() == Some(1) {
-            break client;
-        }
+    // Which shard a source's clients are on shows in the counts.
+    let from = |last| {
+        let source = Ipv4Addr::new(127, 0, 0, last);
+        Client::try_connect_from(source, server.clients, "/echo").unwrap().unwrap()
     };
+    let mut on_second = (1..=254)
+        .map(from)
+        .find(|_| shards(&server)[1]["connections"].as_u64() == Some(1))
+        .expect("a source that belongs to the second shard");
     const STALL: Duration = Duration::from_millis(1_500);
     let started = Instant::now();
     inject(&server, &json!({ "shard": 0, "fault": "stall", "ms": STALL.as_millis() as u64 }));

@@ -8,8 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketType, acceptfrom, sockopt};
-use support::eventually;
+use serde_json::Value;
 use support::network::Network;
+use support::server::Server;
+use support::wire::Client;
+use support::{eventually, http};
 use tidegate::admission::steering_program::{Instruction, steering_program};
 use tidegate::admission::{Owners, Prefixes};
 use tidegate::limits::STEERING_INSTRUCTIONS;
@@ -226,4 +229,45 @@ fn a_refusal_of_the_kernel_is_an_error() {
     let alone = std::net::TcpListener::bind((LOOPBACK, 0)).unwrap();
     let error = steering::attach(alone.as_raw_fd(), &program).unwrap_err();
     assert_eq!(error.raw_os_error(), invalid, "no group");
+}
+
+/// How many connections each of two shards has after clients from these sources have connected.
+fn met(server: &Server, sources: impl Iterator<Item = IpAddr>) -> [u64; 2] {
+    let connect = |source| match source {
+        IpAddr::V4(ip) => Client::try_connect_from(ip, server.clients, "/echo").unwrap().unwrap(),
+        IpAddr::V6(_) => unreachable!("the server listens on IPv4"),
+    };
+    let clients: Vec<_> = sources.map(connect).collect();
+    // Where they were accepted; a shard hands some of many to the other.
+    let shards: Value = serde_json::from_str(&http::get(server.admin, "/api/v1/shards")).unwrap();
+    let counts = [0, 1].map(|shard| shards["shards"][shard]["accepted"].as_u64().unwrap());
+    assert_eq!(counts.iter().sum::<u64>(), clients.len() as u64);
+    counts
+}
+
+#[test]
+fn a_server_meets_a_source_on_one_shard() {
+    let proxies = "server.trusted_proxies=127.0.0.9";
+    let one = |source: [u8; 4]| std::iter::repeat_n(IpAddr::from(source), 40);
+    let server = || Server::start(&["server.shards=2", proxies]);
+    for source in [[127, 0, 0, 2], [127, 0, 0, 3], [127, 200, 0, 2]] {
+        let counts = met(&server(), one(source));
+        assert!(counts.contains(&40), "{source:?}: {counts:?}");
+    }
+    for spread in [met(&server(), v4_sources(40)), met(&server(), one([127, 0, 0, 9]))] {
+        assert!(!spread.contains(&0), "{spread:?}");
+    }
+}
+
+#[test]
+fn a_server_that_cannot_steer_says_so_and_serves() {
+    let Some(network) = Network::new("unsteered") else { return };
+    network.run(|| {
+        // The room that a network's sockets have for programs.
+        std::fs::write("/proc/sys/net/core/optmem_max", "512").unwrap();
+        let mut server = Server::start(&["server.shards=2"]);
+        server.wait_for_log("sources are not steered to their shard: Cannot allocate memory");
+        let counts = met(&server, std::iter::repeat_n(LOOPBACK, 40));
+        assert!(!counts.contains(&0), "by the kernel's own hash: {counts:?}");
+    });
 }

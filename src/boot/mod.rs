@@ -8,6 +8,7 @@ mod capacity;
 mod logging;
 mod report_file;
 mod shard_thread;
+mod steering;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,12 +17,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ahash::RandomState;
 use crossbeam_channel::{Receiver, bounded};
 use tracing::{error, info, warn};
 
 use crate::admin;
-use crate::admission::Owners;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::coordinator::command::{Command, ShardFailure};
@@ -90,6 +89,8 @@ fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStart
         .map(|_| listener::listen(address, config.server.backlog))
         .collect::<io::Result<Vec<OwnedFd>>>()
         .map_err(|error| cannot_listen("server.listen", address, &error))?;
+    let owners = steering::draw_owners(capacity.shards);
+    steering::begin(&listeners, owners, &config);
     let admin_listener = admin::bind(config.admin.listen)
         .map_err(|error| cannot_listen("admin.listen", config.admin.listen, &error))?;
     let admin_address = admin_listener.local_addr().unwrap_or(config.admin.listen);
@@ -107,7 +108,6 @@ fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStart
         commands.clone(),
     );
     let plan = Arc::new(limits.plan(&config.admission));
-    let owners = Owners::new(capacity.shards, RandomState::new().hash_one(()) as u32);
     let shards = Shards::start(&state, &capacity, &plan, mailboxes, listeners, owners, &commands)?;
     let context = admin::AdminContext {
         state: Arc::clone(&state),
