@@ -164,9 +164,19 @@ pub const KERNEL_BYTES_PER_CONNECTION: u64 = 3_829 + 32 + 256;
 /// comes on top, and only while it is there.
 pub const BYTES_PER_CONNECTION: u64 = 4_352;
 
+/// A turn of a shard's loop from this length on, in milliseconds, is counted as long: nothing that
+/// a shard does in one turn takes that long, so it was held up.
+pub const LONG_TURN_MS: u64 = 50;
+
 /// How often the memory, the sockets and the shards are looked at to see how pressed the server
 /// is, in milliseconds: at 100,000 new connections a second, 110 MB lie between two looks.
 pub const PRESSURE_LOOK_MS: u64 = 250;
+
+/// The same from where the memory is filled so far, in parts of 1000 of its budget: clients that
+/// send long messages without end can fill what is left of a small limit in a fraction of a second.
+pub const PRESSURE_CLOSE_LOOK_MS: u64 = 50;
+/// See [`PRESSURE_CLOSE_LOOK_MS`].
+pub const PRESSURE_CLOSE_PER_MILLE: u64 = 600;
 
 const _: () = {
     assert!(BYTES_PER_CONNECTION >= KERNEL_BYTES_PER_CONNECTION + 97);

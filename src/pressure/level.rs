@@ -14,6 +14,7 @@
 use super::AdmissionShare;
 use super::memory::{TcpMemory, Usage};
 use crate::clock::Now;
+use crate::limits::LONG_TURN_MS;
 
 /// Parts of 1024 of the rate that each level leaves.
 const SHARES: [u16; 6] = [1024, 768, 512, 256, 128, 0];
@@ -30,9 +31,8 @@ const FILLED: [u64; 5] = [850, 900, 950, 975, 1000];
 /// and go, or a page cache that breathes.
 const FILLED_GAP: u64 = 20;
 
-/// A turn so long, in milliseconds, asks for each level from 1. Fifty is what no shard may be
-/// away from its ring.
-const TURNS_MS: [u64; 4] = [50, 100, 200, 400];
+/// A turn so long, in milliseconds, asks for each level from 1.
+const TURNS_MS: [u64; 4] = [LONG_TURN_MS, 2 * LONG_TURN_MS, 4 * LONG_TURN_MS, 8 * LONG_TURN_MS];
 
 /// A shard is busy from here on, in parts of 1000 of its time, and until it falls below the
 /// second.
@@ -80,6 +80,9 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Memory, Self::TcpMemory, Self::Stall, Self::Processor];
+
     /// Its name in the log and in figures.
     pub const fn label(self) -> &'static str {
         match self {

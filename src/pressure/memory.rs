@@ -11,8 +11,14 @@
 //!
 //! [`reading`]: super::reading
 
+use std::cmp::Reverse;
+
 /// The part of a limit at which nobody new enters, in parts of 1000.
 const BUDGET_PER_MILLE: u128 = 900;
+
+/// From here on, in parts of 1000 of a budget, it matters how full that is; a large machine that is
+/// half in use says less than a small cgroup that is empty.
+const NEAR_PER_MILLE: u64 = 750;
 
 /// A limit of version 1 from here on is none: the kernel shows the largest number of pages.
 const NO_LIMIT: u64 = 1 << 62;
@@ -45,11 +51,14 @@ impl Usage {
         per_mille(self.used, self.budget)
     }
 
-    /// The one of two that is nearer to its budget.
-    pub fn fuller(self, other: Self) -> Self {
-        let one = u128::from(self.used) * u128::from(other.budget);
-        let two = u128::from(other.used) * u128::from(self.budget);
-        if two > one { other } else { self }
+    /// The one of two that matters more: when one is filled to a good part, the fuller one;
+    /// before that the one with less room.
+    pub fn nearer(self, other: Self) -> Self {
+        let key = |usage: Self| {
+            let room = usage.budget.saturating_sub(usage.used);
+            (usage.filled_per_mille().max(NEAR_PER_MILLE), Reverse(room))
+        };
+        if key(other) > key(self) { other } else { self }
     }
 }
 
@@ -177,10 +186,18 @@ mod tests {
     }
 
     #[test]
-    fn the_fuller_one_counts() {
-        let (small, large) = (Usage::new(80, 100), Usage::new(300, 1_000));
-        assert_eq!(small.fuller(large), small);
-        assert_eq!(large.fuller(small), small);
+    fn the_one_that_is_nearly_full_counts_and_otherwise_the_one_with_less_room() {
+        let (cgroup, machine) = (Usage::new(10, 100), Usage::new(300, 1_000));
+        let full_machine = Usage::new(800, 1_000);
+        let fuller_cgroup = Usage::new(85, 100);
+        for (one, other, nearer) in [
+            (cgroup, machine, cgroup),
+            (cgroup, full_machine, full_machine),
+            (fuller_cgroup, full_machine, fuller_cgroup),
+            (fuller_cgroup, machine, fuller_cgroup),
+        ] {
+            assert_eq!((one.nearer(other), other.nearer(one)), (nearer, nearer));
+        }
         let none = Usage::with_budget(0, 0, 0);
         assert_eq!(none.filled_per_mille(), 1000);
     }

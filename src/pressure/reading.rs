@@ -61,10 +61,23 @@ impl Reader {
     /// the machine, and of `most_bytes` for what this process and its `connections` use
     /// themselves, unless that is 0. `None` if nothing can be read.
     pub fn memory(&mut self, most_bytes: u64, connections: u64) -> Option<Usage> {
+        self.usages(most_bytes, connections).into_iter().reduce(Usage::nearer)
+    }
+
+    /// The smallest of the budgets that [`memory`](Self::memory) looks at: at no time may more
+    /// than this be used.
+    pub fn smallest_budget(&mut self, most_bytes: u64) -> Option<u64> {
+        self.usages(most_bytes, 0).into_iter().map(|usage| usage.budget).min()
+    }
+
+    fn usages(&mut self, most_bytes: u64, connections: u64) -> Vec<Usage> {
         let meminfo = self.proc.join("meminfo");
-        let own = (most_bytes > 0).then(|| self.own(most_bytes, connections)).flatten();
-        let all = [self.cgroup(), self.read(&meminfo, memory::machine), own];
-        all.into_iter().flatten().reduce(Usage::fuller)
+        let mut usages = self.cgroup();
+        usages.extend(self.read(&meminfo, memory::machine));
+        if most_bytes > 0 {
+            usages.extend(self.own(most_bytes, connections));
+        }
+        usages
     }
 
     /// What the sockets hold, of the cgroup or of the machine, whichever is nearer to its limit.
@@ -90,15 +103,14 @@ impl Reader {
         Some(Usage::with_budget(used, most_bytes, most_bytes))
     }
 
-    /// The tightest of the own cgroup and those above it, if any has a limit.
-    fn cgroup(&mut self) -> Option<Usage> {
-        let cgroups = self.cgroups.clone()?;
+    /// Of the own cgroup and those above it, those that have a limit.
+    fn cgroup(&mut self) -> Vec<Usage> {
+        let Some(cgroups) = self.cgroups.clone() else { return Vec::new() };
         let names = match cgroups.version {
             Version::V1 => &V1,
             Version::V2 => &V2,
         };
-        let usages = cgroups.directories.iter().filter_map(|at| self.usage(at, names));
-        usages.reduce(Usage::fuller)
+        cgroups.directories.iter().filter_map(|at| self.usage(at, names)).collect()
     }
 
     fn usage(&mut self, directory: &Path, names: &Names) -> Option<Usage> {
@@ -196,6 +208,7 @@ mod tests {
         ]);
         let mut reader = machine.reader();
         assert_eq!(reader.memory(0, 0), Some(Usage::new(2_500_000, 4_000_000)));
+        assert_eq!(reader.smallest_budget(0), Some(3_600_000));
         machine.write("cgroup/outer/inner/memory.max", "2100000\n");
         assert_eq!(reader.memory(0, 0), Some(Usage::new(2_000_000, 2_100_000)));
         machine.write("proc/meminfo", "MemTotal: 8192 kB\nMemAvailable: 10 kB\n");
@@ -215,6 +228,7 @@ mod tests {
         let used = 1_024_000 + 40_960 + 1_000 * KERNEL_BYTES_PER_CONNECTION;
         let own = Usage::with_budget(used, 6_000_000, 6_000_000);
         assert_eq!(reader.memory(6_000_000, 1_000), Some(own));
+        assert_eq!(reader.smallest_budget(6_000_000), Some(6_000_000));
         assert_eq!(reader.memory(60_000_000, 1_000), Some(Usage::new(2 << 20, 8 << 20)));
     }
 
