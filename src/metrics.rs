@@ -96,6 +96,10 @@ pub struct ShardMetrics {
     pub drain_started_with: Count,
     /// The longest turn of the loop in nanoseconds: how long the ring was not looked at.
     pub stall_max_ns: Count,
+    /// Turns of the loop that took [`LONG_TURN_MS`](crate::limits::LONG_TURN_MS) or longer.
+    pub long_turns: Count,
+    /// How long these took in total, in nanoseconds.
+    pub long_turn_ns: Count,
     /// Time spent in turns of the loop, not waiting, in nanoseconds.
     pub busy_ns: Count,
     /// When the shard last came round, in milliseconds on the server's clock.

@@ -32,6 +32,8 @@ use crate::exit_code;
 use crate::limits;
 use crate::mesh::publisher::Publisher;
 use crate::metrics::ShardMetrics;
+use crate::pressure::reading::Reader;
+use crate::pressure::sampler;
 use crate::ring::probe;
 use crate::sys::{kernel, listener, rlimit};
 
@@ -80,6 +82,7 @@ fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStart
     probe::check()?;
     let files = rlimit::raise_open_files()
         .map_err(|error| NotStarted::unavailable(format!("RLIMIT_NOFILE: {error}")))?;
+    let reader = Reader::new(kernel::page_bytes());
     let capacity = Capacity::new(&config, files.soft)?;
     capacity.log(&config);
 
@@ -109,6 +112,8 @@ fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStart
     );
     let plan = Arc::new(limits.plan(&config.admission));
     let shards = Shards::start(&state, &capacity, &plan, mailboxes, listeners, owners, &commands)?;
+    sampler::start(Arc::clone(&state), reader, commands.clone())
+        .map_err(|error| NotStarted::unavailable(format!("pressure thread: {error}")))?;
     let context = admin::AdminContext {
         state: Arc::clone(&state),
         commands: commands.clone(),

@@ -255,6 +255,20 @@ keys! {
             Number(10_000_000), between(1, CONNECTIONS_MAX), "connections",
             also legacy("MAX_GLOBAL_CONNECTIONS", "connections");
 
+        /// How much memory the server may use, its own and what the kernel keeps for its
+        /// connections, before nobody new is let in (503). Whatever this is, that is so above
+        /// 90 % of the memory of its cgroup, of those above it, or of the machine; from 85 % of
+        /// that on the rate of admission falls step by step. At the start it also bounds
+        /// how many connections there can be.
+        max_memory_bytes: u64 =
+            Number(0),
+            zero_or("90 % of what the cgroup or the machine has", 16 * MIB, 1 << 50), "bytes";
+
+        /// Whether the rate of admission falls, to an eighth at most, while a shard stands still
+        /// for 50 ms and longer or has no processor time left. What memory asks for holds in any
+        /// case.
+        shed_load: bool = Switch(true), Rule::Switch, "";
+
         /// Which sources are refused, with 403. Of all blocks here, in admission.allow and in
         /// admission.overrides that hold an address, the one with the longest prefix counts, and
         /// it alone. IPv4 addresses that come mapped to IPv6 count as IPv4.

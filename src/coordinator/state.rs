@@ -1,6 +1,7 @@
-//! What the coordinator shows to readers: the phase, the epoch, the settings, the report.
+//! What the coordinator shows to readers: the phase, the epoch, the settings, the report; and how
+//! pressed the server is, which the thread that looks (`pressure/sampler.rs`) writes.
 //!
-//! Only the coordinator writes; the admin listener and the shards read. Nothing here is on the
+//! Everything else only the coordinator writes; the admin listener and the shards read. Nothing here is on the
 //! path of a message.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use super::report::ShutdownReport;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
+use crate::pressure::Pressure;
 
 /// The server as seen by those who only look.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub struct ServerState {
     peak: AtomicU64,
     config: Mutex<Arc<Config>>,
     report: Mutex<ShutdownReport>,
+    pressure: Mutex<Pressure>,
 }
 
 impl ServerState {
@@ -39,6 +42,7 @@ impl ServerState {
             peak: AtomicU64::new(0),
             config: Mutex::new(config),
             report: Mutex::new(ShutdownReport::default()),
+            pressure: Mutex::new(Pressure::default()),
         }
     }
 
@@ -76,6 +80,15 @@ impl ServerState {
     /// The shutdown as it stands.
     pub fn report(&self) -> ShutdownReport {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How pressed the server was at the last look, four times a second.
+    pub fn pressure(&self) -> Pressure {
+        *self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_pressure(&self, pressure: Pressure) {
+        *self.pressure.lock().unwrap_or_else(PoisonError::into_inner) = pressure;
     }
 
     pub(super) fn enter(&self, phase: Phase) -> u64 {

@@ -1,6 +1,6 @@
 //! How pressed the server is for memory and time, and what that leaves of the rate of admission.
 //!
-//! A thread of its own (`sampler`) looks four times a second at what the kernel and the shards
+//! A thread of its own ([`sampler`]) looks four times a second at what the kernel and the shards
 //! say ([`reading`], parsed by [`memory`]); [`level`] makes a level of it; the level is a share
 //! of the rate. Not here: what shards do with the share, and connections that are already in,
 //! whose memory is bounded one by one (`server.max_message_bytes`, `server.max_queued_bytes`).
@@ -13,6 +13,8 @@ pub mod cgroup;
 pub mod level;
 pub mod memory;
 pub mod reading;
+pub mod sampler;
+pub mod shards;
 
 pub use level::{Cause, Level};
 pub use memory::{TcpMemory, Usage};

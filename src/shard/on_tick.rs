@@ -5,7 +5,7 @@ use crate::clock::Now;
 use crate::close_reason::CloseReason;
 use crate::connection::deadline::{self, Due};
 use crate::connection::{Facts, State};
-use crate::limits::TICK_MS;
+use crate::limits::{LONG_TURN_MS, TICK_MS};
 use crate::ring::{Frame, Ring, Token};
 use crate::websocket::frame;
 use crate::websocket::{Control, OpCode};
@@ -108,6 +108,10 @@ impl<R: Ring> Shard<R> {
         let busy_ns = self.clock.now().ns().saturating_sub(self.now.ns());
         self.metrics.busy_ns.add(busy_ns);
         self.metrics.stall_max_ns.raise(busy_ns);
+        if busy_ns >= LONG_TURN_MS * 1_000_000 {
+            self.metrics.long_turns.add(1);
+            self.metrics.long_turn_ns.add(busy_ns);
+        }
         self.metrics.last_turn_ms.set(self.now.ms());
     }
 }

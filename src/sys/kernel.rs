@@ -15,6 +15,13 @@ pub fn release() -> String {
     release.to_string_lossy().into_owned()
 }
 
+/// The size of a page of memory in bytes.
+pub fn page_bytes() -> u64 {
+    // SAFETY: no pointers; an unknown name is answered with -1.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096)
+}
+
 /// True if the process runs as root.
 pub fn is_root() -> bool {
     // SAFETY: no arguments, cannot fail.
