@@ -1,4 +1,6 @@
-//! How many connections this process can hold, from its limits: computed, logged, kept.
+//! How many connections this process can hold: by its configuration, its descriptors and its
+//! memory. Computed, logged, kept. What idle connections cost counts here; what else they take
+//! while the server runs is the business of `pressure`.
 
 use tracing::{info, warn};
 
@@ -22,11 +24,26 @@ pub(super) struct Capacity {
     nofile: u64,
     /// What admission is configured to.
     configured: u64,
+    /// What the memory can hold; `None` if its limit is not known.
+    by_memory: Option<u64>,
+}
+
+/// What keeps the number of connections from being higher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bound {
+    Configuration,
+    Descriptors,
+    Memory,
 }
 
 impl Capacity {
-    /// For a soft RLIMIT_NOFILE of `nofile`.
-    pub(super) fn new(config: &Config, nofile: u64) -> Result<Self, NotStarted> {
+    /// For a soft RLIMIT_NOFILE of `nofile`, and `memory_bytes` that may be used, if that is
+    /// known.
+    pub(super) fn new(
+        config: &Config,
+        nofile: u64,
+        memory_bytes: Option<u64>,
+    ) -> Result<Self, NotStarted> {
         let shards = match config.server.shards {
             0 => affinity::available_cores(),
             shards => shards,
@@ -50,41 +67,92 @@ impl Capacity {
         }
         let reserved = limits::RESERVED_FILES.min(files / 2);
         let configured = config.admission.max_global_connections;
-        Ok(Self { shards, files, reserved, nofile, configured })
+        let by_memory = memory_bytes.map(|bytes| bytes / limits::BYTES_PER_CONNECTION);
+        Ok(Self { shards, files, reserved, nofile, configured, by_memory })
     }
 
-    /// The places that admission can give to connections.
+    /// The places that admission can give to connections: those in the tables, or an equal part
+    /// of what the memory can hold.
     pub(super) fn seats(&self) -> Seats {
-        Seats { shards: self.shards, per_shard: self.files - self.reserved }
+        let table = self.files - self.reserved;
+        let part = self.by_memory.map_or(u64::MAX, |most| most / self.shards.max(1) as u64);
+        Seats { shards: self.shards, per_shard: part.clamp(1, table.into()) as u32 }
     }
 
-    /// Connections that the server can hold: its tables or its configuration, whichever is less.
+    /// Connections that the server can hold: by its tables, its memory or its configuration,
+    /// whichever is least.
     pub(super) fn connections(&self) -> u64 {
         self.seats().capacity(self.configured)
     }
 
+    fn tables(&self) -> u64 {
+        u64::from(self.files - self.reserved) * self.shards as u64
+    }
+
+    fn bound(&self) -> Bound {
+        let connections = self.connections();
+        if connections >= self.configured {
+            Bound::Configuration
+        } else if connections < self.tables() {
+            Bound::Memory
+        } else {
+            Bound::Descriptors
+        }
+    }
+
     /// Says what limits the server, and what would raise it.
     pub(super) fn log(&self, config: &Config) {
-        let seats = self.seats();
-        let tables = seats.capacity(u64::MAX);
-        if tables >= self.configured {
-            info!(connections = self.configured, "capacity as configured");
-            return;
-        }
-        let enough = self.configured.div_ceil(seats.per_shard.into());
-        let message = format!(
-            "limited to {tables} connections by RLIMIT_NOFILE x shards ({} x {}), less than \
-             admission.max_global_connections = {}; to hold more: ulimit -n 1048576 (systemd: \
-             LimitNOFILE=1048576), or server.shards = {enough}",
-            self.nofile.min(u64::from(self.files)),
-            self.shards,
-            self.configured,
-        );
+        let message = match self.bound() {
+            Bound::Configuration => {
+                return info!(
+                    connections = self.configured,
+                    tables = self.tables(),
+                    memory = self.by_memory,
+                    "capacity as configured: admission.max_global_connections"
+                );
+            }
+            Bound::Descriptors => self.limited_by_descriptors(),
+            Bound::Memory => self.limited_by_memory(config),
+        };
         // The default is the aim of the project and not somebody's decision.
         match config.source("admission.max_global_connections") {
             Some(Source::Default) | None => info!("{message}"),
             Some(_) => warn!("{message}"),
         }
+    }
+
+    fn limited_by_descriptors(&self) -> String {
+        let per_shard = u64::from(self.files - self.reserved);
+        format!(
+            "limited to {} connections by RLIMIT_NOFILE x shards ({} x {}), less than \
+             admission.max_global_connections = {}; to hold more: ulimit -n 1048576 (systemd: \
+             LimitNOFILE=1048576), or server.shards = {}",
+            self.tables(),
+            self.nofile.min(u64::from(self.files)),
+            self.shards,
+            self.configured,
+            self.configured.div_ceil(per_shard),
+        )
+    }
+
+    fn limited_by_memory(&self, config: &Config) -> String {
+        let remedy = match config.admission.max_memory_bytes {
+            0 => {
+                "a larger memory limit of the cgroup (systemd: MemoryMax=, docker run --memory), \
+                  or more memory"
+            }
+            _ => {
+                "a larger admission.max_memory_bytes, or if that is not the least: a larger memory \
+                  limit of the cgroup (systemd: MemoryMax=, docker run --memory), or more memory"
+            }
+        };
+        format!(
+            "limited to {} connections by memory ({} bytes for each idle one), less than \
+             admission.max_global_connections = {}; to hold more: {remedy}",
+            self.connections(),
+            limits::BYTES_PER_CONNECTION,
+            self.configured,
+        )
     }
 }
 
@@ -92,29 +160,53 @@ impl Capacity {
 mod tests {
     use super::*;
 
-    fn capacity(shards: usize, nofile: u64, configured: u64) -> Capacity {
+    fn capacity(shards: usize, nofile: u64, configured: u64, memory: Option<u64>) -> Capacity {
         let mut config = Config::default();
         config.server.shards = shards;
         config.admission.max_global_connections = configured;
-        match Capacity::new(&config, nofile) {
+        match Capacity::new(&config, nofile, memory) {
             Ok(capacity) => capacity,
             Err(error) => panic!("{error:?}"),
         }
     }
 
     #[test]
-    fn tables_or_configuration_whichever_is_less() {
-        assert_eq!(capacity(6, 20_000, 10_000_000).connections(), 6 * (20_000 - 384));
-        assert_eq!(capacity(3, 20_000, 100).connections(), 100);
+    fn the_least_of_configuration_tables_and_memory() {
+        let most = 10_000_000;
+        let by_tables = capacity(6, 20_000, most, Some(1 << 40));
+        assert_eq!(by_tables.connections(), 6 * (20_000 - 384));
+        assert_eq!(by_tables.bound(), Bound::Descriptors);
+        let by_choice = capacity(3, 20_000, 100, Some(1 << 40));
+        assert_eq!((by_choice.connections(), by_choice.bound()), (100, Bound::Configuration));
+        // A cgroup of 512 MiB.
+        let by_memory = capacity(6, 20_000, most, Some(483_183_820));
+        assert_eq!((by_memory.connections(), by_memory.bound()), (111_024, Bound::Memory));
+        assert!(by_memory.connections() * limits::BYTES_PER_CONNECTION <= 483_183_820);
+        assert_eq!(capacity(6, 20_000, most, None).bound(), Bound::Descriptors);
+        assert_eq!(capacity(6, 20_000, most, Some(0)).connections(), 6, "a shard has one seat");
+    }
+
+    #[test]
+    fn the_line_names_what_would_raise_it() {
+        let memory = capacity(6, 20_000, 10_000_000, Some(483_183_820));
+        let line = memory.limited_by_memory(&Config::default());
+        assert!(line.contains("limited to 111024 connections by memory"), "{line}");
+        assert!(line.contains("MemoryMax=") && !line.contains("max_memory_bytes"), "{line}");
+        let mut config = Config::default();
+        config.admission.max_memory_bytes = 483_183_820;
+        assert!(memory.limited_by_memory(&config).contains("larger admission.max_memory_bytes"));
+        let line = capacity(2, 20_000, 10_000_000, None).limited_by_descriptors();
+        assert!(line.starts_with("limited to 39360 connections by RLIMIT_NOFILE x shards"));
+        assert!(line.ends_with("or server.shards = 509"), "{line}");
     }
 
     #[test]
     fn the_kernels_own_limit_holds() {
-        assert_eq!(capacity(1, u64::MAX, u64::MAX).files, MAX_SLOTS);
+        assert_eq!(capacity(1, u64::MAX, u64::MAX, None).files, MAX_SLOTS);
     }
 
     #[test]
     fn too_few_descriptors_are_refused() {
-        assert!(Capacity::new(&Config::default(), 64).is_err());
+        assert!(Capacity::new(&Config::default(), 64, None).is_err());
     }
 }

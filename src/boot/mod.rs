@@ -82,8 +82,9 @@ fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStart
     probe::check()?;
     let files = rlimit::raise_open_files()
         .map_err(|error| NotStarted::unavailable(format!("RLIMIT_NOFILE: {error}")))?;
-    let reader = Reader::new(kernel::page_bytes());
-    let capacity = Capacity::new(&config, files.soft)?;
+    let mut reader = Reader::new(kernel::page_bytes());
+    let memory_bytes = reader.smallest_budget(config.admission.max_memory_bytes);
+    let capacity = Capacity::new(&config, files.soft, memory_bytes)?;
     capacity.log(&config);
 
     let address = listener::claim(config.server.listen)
