@@ -8,6 +8,7 @@ use super::route::speaks_centrifugo;
 use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::coordinator::command::{ReloadAnswer, ShutdownAnswer};
 use crate::metrics::REFUSAL_LABELS;
+use crate::pressure::Cause;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -57,6 +58,7 @@ pub(super) fn health_status(moment: &Moment) -> Value {
             "rate_limited_ips": moment.sum(|shard| &shard.limited_sources),
             "global_rate_limited": moment.refused("global_rate"),
             "global_connections": connections,
+            "pressure": pressure(moment),
             "config": {
                 "connections_per_ip_per_minute": admission.connections_per_ip_per_minute,
                 "global_connections_per_second": admission.global_connections_per_second,
@@ -64,6 +66,20 @@ pub(super) fn health_status(moment: &Moment) -> Value {
             },
         },
         "graceful_shutdown": { "accepting_connections": moment.phase().accepts() },
+    })
+}
+
+/// S0.72. Null is what could not be read.
+fn pressure(moment: &Moment) -> Value {
+    let pressure = moment.state.pressure();
+    json!({
+        "level": pressure.level.number(),
+        "cause": pressure.cause.map(Cause::label),
+        "admission_share_ratio": pressure.share.ratio(),
+        "capacity_bytes": pressure.memory.map(|memory| memory.budget),
+        "memory_used_bytes": pressure.memory.map(|memory| memory.used),
+        "memory_limit_bytes": pressure.memory.map(|memory| memory.limit),
+        "tcp_memory_bytes": pressure.tcp.map(|tcp| tcp.used),
     })
 }
 
@@ -293,6 +309,8 @@ mod tests {
         moment.state.shards[1].admission_refused[0].set(5);
         moment.state.shards[0].admission_refused[2].set(2);
         moment.state.shards[0].limited_sources.set(1);
+        let memory = Some(crate::pressure::Usage::new(10, 1000));
+        moment.state.set_pressure(crate::pressure::Pressure { memory, ..Default::default() });
         let status = health_status(&moment);
         assert_eq!(
             keys(&status),
@@ -314,6 +332,11 @@ mod tests {
             json!({
                 "connections_rejected": 7, "rate_limited_ips": 1, "global_rate_limited": 2,
                 "global_connections": 7,
+                "pressure": {
+                    "level": 0, "cause": null, "admission_share_ratio": 1.0,
+                    "capacity_bytes": 900, "memory_used_bytes": 10, "memory_limit_bytes": 1000,
+                    "tcp_memory_bytes": null,
+                },
                 "config": {
                     "connections_per_ip_per_minute": 60, "global_connections_per_second": 1000,
                     "max_global_connections": 10_000_000,

@@ -20,6 +20,7 @@ use self::shutdown::{last_shutdown, shutdown};
 use super::moment::Moment;
 use crate::close_reason::CloseReason;
 use crate::metrics::REFUSAL_LABELS;
+use crate::pressure::Cause;
 
 /// The content type of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -44,6 +45,7 @@ impl Collector for Scrape {
         let moment = &self.0;
         let mut page = Page { encoder, moment };
         connections(&mut page)?;
+        pressure(&mut page)?;
         messages(&mut page)?;
         shards(&mut page)?;
         shutdown(&mut page)?;
@@ -127,6 +129,36 @@ fn connections(page: &mut Page<'_, '_>) -> Result<(), Error> {
         None,
         "Source addresses that would be refused now",
         moment.sum(|shard| &shard.limited_sources),
+    )
+}
+
+/// How pressed the server is. A figure that could not be read is not there.
+fn pressure(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    let pressure = page.moment.state.pressure();
+    let help = "Part of the configured rate at which connections are admitted; 0 is nobody";
+    page.gauge("tidegate_admission_share", ratio(), help, pressure.share.ratio())?;
+    let help = "1 for what lowers the rate of admission";
+    let causes = Cause::ALL
+        .map(|cause| (cause.label().to_owned(), u64::from(pressure.cause == Some(cause))));
+    page.gauge_by("tidegate_admission_pressure", None, help, "cause", causes)?;
+    if let Some(memory) = pressure.memory {
+        let help = "Memory in use by what is nearest to its limit: the cgroup, one above it, the \
+                    machine, or the server against admission.max_memory_bytes";
+        page.gauge("tidegate_memory_used", BYTES, help, memory.used)?;
+        page.gauge("tidegate_memory_limit", BYTES, "The limit of that", memory.limit)?;
+        let help = "Memory from which on nobody new is admitted";
+        page.gauge("tidegate_capacity", BYTES, help, memory.budget)?;
+    }
+    if let Some(tcp) = pressure.tcp {
+        let help = "What sockets hold that is unread or not acknowledged: of the cgroup if it has \
+                    a limit for that which is nearer, otherwise of the machine";
+        page.gauge("tidegate_tcp_memory", BYTES, help, tcp.used)?;
+    }
+    page.total(
+        "tidegate_shard_long_turns",
+        None,
+        "Turns of a shard's loop of 50 ms and longer",
+        |shard| &shard.long_turns,
     )
 }
 

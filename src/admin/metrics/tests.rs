@@ -8,6 +8,7 @@ use super::super::tests::moment;
 use super::*;
 use crate::close_reason::DrainOutcome;
 use crate::coordinator::phase::Phase;
+use crate::pressure::{Cause, Level, Pressure, TcpMemory, Usage};
 
 fn page(change: impl FnOnce(&mut Moment)) -> String {
     let mut moment = moment(Phase::Running);
@@ -17,6 +18,17 @@ fn page(change: impl FnOnce(&mut Moment)) -> String {
 
 fn last(report: &str) -> Option<Arc<LastShutdown>> {
     Some(Arc::new(LastShutdown::new(serde_json::from_str(report).unwrap())))
+}
+
+fn pressed() -> Pressure {
+    Pressure {
+        level: Level::LAST,
+        share: Level::LAST.share(),
+        cause: Some(Cause::Memory),
+        memory: Some(Usage::new(95, 100)),
+        tcp: Some(TcpMemory { used: 7, pressure: 8, limit: 9 }),
+        ..Pressure::default()
+    }
 }
 
 fn has(page: &str, line: &str) {
@@ -35,6 +47,7 @@ fn fixed_names_are_there() {
         moment.state.shards[1].admission_refused[0].set(2);
         moment.state.shards[1].stall_max_ns.set(1_500_000);
         moment.state.shards[1].drain_outcomes[DrainOutcome::Forced.index()].set(8);
+        moment.state.set_pressure(pressed());
     });
     for line in [
         "tidegate_connections{shard=\"0\"} 3",
@@ -48,6 +61,13 @@ fn fixed_names_are_there() {
         "tidegate_shutdown_duration_seconds_count 0",
         "tidegate_shard_stall_seconds{shard=\"1\"} 0.0015",
         "tidegate_shard_imbalance_ratio 1.5",
+        "tidegate_admission_share_ratio 0.0",
+        "tidegate_admission_pressure{cause=\"memory\"} 1",
+        "tidegate_admission_pressure{cause=\"stall\"} 0",
+        "tidegate_memory_used_bytes 95",
+        "tidegate_memory_limit_bytes 100",
+        "tidegate_capacity_bytes 90",
+        "tidegate_tcp_memory_bytes 7",
         "tidegate_phase{phase=\"running\"} 1",
         "tidegate_phase{phase=\"draining\"} 0",
         "# TYPE tidegate_build info",
@@ -63,6 +83,7 @@ fn fixed_names_are_there() {
 #[test]
 fn the_page_is_well_formed() {
     let page = page(|moment| {
+        moment.state.set_pressure(pressed());
         moment.answers = [(200, 3), (404, 1)].into();
         moment.last_shutdown = last(
             r#"{"duration_ms":1500,"connections_at_start":7,"forced":true,"exit_code":70,
