@@ -32,7 +32,7 @@ pub use ip_bucket::{IpBuckets, IpLimits, IpRefusal};
 pub use leases::{Leases, Room};
 pub use owner::Owners;
 pub use pace::Pace;
-pub use plan::AdmissionPlan;
+pub use plan::{AdmissionPlan, Load};
 pub use refusal::RefusalReason;
 pub use seats::Seats;
 pub use source_address::{Prefixes, SourceKey};
@@ -67,15 +67,14 @@ pub enum Verdict {
 pub struct Admission {
     ip: IpBuckets,
     leases: Leases,
-    /// Nobody new enters: the server protects itself.
-    closed: bool,
+    load: Load,
 }
 
 impl Admission {
     /// Books without entries and with nothing leased. `hasher` has to be seeded unpredictably,
     /// or attackers can choose sources that collide.
     pub fn new(limits: IpLimits, hasher: RandomState) -> Self {
-        Self { ip: IpBuckets::new(limits, hasher), leases: Leases::default(), closed: false }
+        Self { ip: IpBuckets::new(limits, hasher), leases: Leases::default(), load: Load::Light }
     }
 
     /// Judges one attempt. All checks are made before anything is taken.
@@ -100,12 +99,16 @@ impl Admission {
             IpRefusal::ConcurrentPerIp => (RefusalReason::PerIpConcurrent, SLOT_RETRY_AFTER_MS),
             IpRefusal::TableFull => (RefusalReason::Overload, SLOT_RETRY_AFTER_MS),
         })?;
-        if self.closed {
+        if self.load == Load::TooMuch {
             return Err((RefusalReason::Overload, SLOT_RETRY_AFTER_MS));
         }
         match self.leases.room(now_ns) {
             Room::NoTokens { wait_ns } => {
-                Err((RefusalReason::GlobalRate, wait_ns.div_ceil(NS_PER_MS)))
+                let reason = match self.load {
+                    Load::Light => RefusalReason::GlobalRate,
+                    Load::Heavy | Load::TooMuch => RefusalReason::Overload,
+                };
+                Err((reason, wait_ns.div_ceil(NS_PER_MS)))
             }
             Room::Full => Err((RefusalReason::Capacity, SLOT_RETRY_AFTER_MS)),
             room => Ok(room),

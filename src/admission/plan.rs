@@ -24,8 +24,20 @@ pub struct AdmissionPlan {
     pub chunk: Chunk,
     /// Whether the global rate has a limit.
     pub rate_limited: bool,
-    /// Nobody new enters: the server protects itself.
-    pub closed: bool,
+    /// How the load of the machine bears on admission.
+    pub load: Load,
+}
+
+/// What the load of the machine leaves of the rate of admission.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Load {
+    /// All of it.
+    #[default]
+    Light,
+    /// A part: who is over that rate is told that the server is overloaded.
+    Heavy,
+    /// Nothing: nobody enters.
+    TooMuch,
 }
 
 impl AdmissionPlan {
@@ -41,7 +53,7 @@ impl AdmissionPlan {
             rules: Arc::new(SourceRules::new(rules(wanted))),
             chunk,
             rate_limited: wanted.global_connections_per_second > 0,
-            closed: false,
+            load: Load::Light,
         }
     }
 }
@@ -59,7 +71,7 @@ impl Admission {
         self.ip_mut().set_limits(plan.limits);
         self.ip_mut().set_rules(Arc::clone(&plan.rules));
         self.leases_mut().set(plan.chunk, plan.rate_limited);
-        self.closed = plan.closed;
+        self.load = plan.load;
     }
 }
 
@@ -146,7 +158,7 @@ mod tests {
         assert_eq!(books.leases().used(), 100);
         assert_eq!(attempts(&mut books, [10, 0, 0, 2], 0).1, Some(RefusalReason::Denied));
         assert_eq!(attempts(&mut books, [10, 0, 0, 3], 0), (7, Some(RefusalReason::PerIpRate)));
-        books.apply(&AdmissionPlan { closed: true, ..old.clone() });
+        books.apply(&AdmissionPlan { load: Load::TooMuch, ..old.clone() });
         assert_eq!(attempts(&mut books, [10, 0, 0, 4], 0).1, Some(RefusalReason::Overload));
         books.apply(&old);
         assert_eq!(attempts(&mut books, [10, 0, 0, 2], 0).0, 100);

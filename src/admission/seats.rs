@@ -1,4 +1,4 @@
-//! The places for connections that the shards' tables have.
+//! The places for connections: as many as the shards' tables have, as far as the memory goes.
 
 /// So many shards, and so many connections on each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,12 +7,15 @@ pub struct Seats {
     pub shards: usize,
     /// Connections that one shard can hold by its table.
     pub per_shard: u32,
+    /// Connections that the memory can hold, on all shards together; `u64::MAX` if not known.
+    pub by_memory: u64,
 }
 
 impl Seats {
-    /// Connections that the server can hold: its tables or its configuration, whichever is less.
+    /// Connections that the server can hold: by its tables, its memory or its configuration,
+    /// whichever is least.
     pub fn capacity(self, configured: u64) -> u64 {
-        configured.min(u64::from(self.per_shard) * self.shards as u64)
+        configured.min(u64::from(self.per_shard) * self.shards as u64).min(self.by_memory)
     }
 }
 
@@ -21,8 +24,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_or_configuration_whichever_is_less() {
-        let seats = Seats { shards: 3, per_shard: 1000 };
+    fn the_least_of_tables_memory_and_configuration() {
+        let seats = Seats { shards: 3, per_shard: 1000, by_memory: u64::MAX };
         assert_eq!((seats.capacity(10_000), seats.capacity(100)), (3000, 100));
+        assert_eq!(Seats { by_memory: 70, ..seats }.capacity(100), 70);
     }
 }

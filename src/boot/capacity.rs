@@ -71,12 +71,14 @@ impl Capacity {
         Ok(Self { shards, files, reserved, nofile, configured, by_memory })
     }
 
-    /// The places that admission can give to connections: those in the tables, or an equal part
-    /// of what the memory can hold.
+    /// The places that admission can give to connections: those in the tables, as far as the
+    /// memory goes.
     pub(super) fn seats(&self) -> Seats {
-        let table = self.files - self.reserved;
-        let part = self.by_memory.map_or(u64::MAX, |most| most / self.shards.max(1) as u64);
-        Seats { shards: self.shards, per_shard: part.clamp(1, table.into()) as u32 }
+        Seats {
+            shards: self.shards,
+            per_shard: self.files - self.reserved,
+            by_memory: self.by_memory.map_or(u64::MAX, |most| most.max(1)),
+        }
     }
 
     /// Connections that the server can hold: by its tables, its memory or its configuration,
@@ -180,23 +182,23 @@ mod tests {
         assert_eq!((by_choice.connections(), by_choice.bound()), (100, Bound::Configuration));
         // A cgroup of 512 MiB.
         let by_memory = capacity(6, 20_000, most, Some(483_183_820));
-        assert_eq!((by_memory.connections(), by_memory.bound()), (111_024, Bound::Memory));
+        assert_eq!((by_memory.connections(), by_memory.bound()), (111_025, Bound::Memory));
         assert!(by_memory.connections() * limits::BYTES_PER_CONNECTION <= 483_183_820);
         assert_eq!(capacity(6, 20_000, most, None).bound(), Bound::Descriptors);
-        assert_eq!(capacity(6, 20_000, most, Some(0)).connections(), 6, "a shard has one seat");
+        assert_eq!(capacity(6, 20_000, most, Some(0)).connections(), 1, "somebody can enter");
     }
 
     #[test]
     fn the_line_names_what_would_raise_it() {
         let memory = capacity(6, 20_000, 10_000_000, Some(483_183_820));
         let line = memory.limited_by_memory(&Config::default());
-        assert!(line.contains("limited to 111024 connections by memory"), "{line}");
+        assert!(line.contains("limited to 111025 connections by memory"), "{line}");
         assert!(line.contains("MemoryMax=") && !line.contains("max_memory_bytes"), "{line}");
         let mut config = Config::default();
         config.admission.max_memory_bytes = 483_183_820;
         assert!(memory.limited_by_memory(&config).contains("larger admission.max_memory_bytes"));
         let line = capacity(2, 20_000, 10_000_000, None).limited_by_descriptors();
-        assert!(line.starts_with("limited to 39360 connections by RLIMIT_NOFILE x shards"));
+        assert!(line.starts_with("limited to 39232 connections by RLIMIT_NOFILE x shards"));
         assert!(line.ends_with("or server.shards = 509"), "{line}");
     }
 

@@ -47,14 +47,6 @@ impl Rate {
         let interval_ps = PS_PER_SECOND.div_ceil(u128::from(connections.max(1)));
         (connections > 0).then_some(Self { interval_ps, burst: burst.max(1) })
     }
-
-    /// The same rate, times `parts` of 1,024; `None` if nothing is left of it. The burst shrinks
-    /// with it.
-    pub fn scaled(self, parts: u32) -> Option<Self> {
-        let burst = (u64::from(self.burst) * u64::from(parts) / 1024) as u32;
-        let interval_ps = (self.interval_ps * 1024).checked_div(u128::from(parts))?;
-        Some(Self { interval_ps, burst: burst.max(1) })
-    }
 }
 
 /// What is leased to one shard.

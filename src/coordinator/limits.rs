@@ -20,6 +20,7 @@ use super::Coordinator;
 use super::budget::{Budget, Rate};
 use super::command::{Command, ReloadAnswer};
 use crate::admission::leases::Say;
+use crate::admission::plan::Load;
 use crate::admission::{AdmissionPlan, Seats};
 use crate::config::{self, Config, Sources};
 use crate::limits::ADMIN_CONNECTIONS;
@@ -37,6 +38,8 @@ pub struct Limits {
     seats: Seats,
     commands: Sender<Command>,
     budget: Budget,
+    /// Connections a second that the load leaves of the rate; absent if it leaves all.
+    left_by_load: Option<u64>,
     /// Plans and replies, in one order for each shard.
     outbox: Outbox,
     /// A reading is going on; who waits for it.
@@ -59,7 +62,12 @@ impl Limits {
             sources,
             seats,
             commands,
-            budget: budget(settings, seats),
+            budget: Budget::new(
+                seats.shards,
+                seats.capacity(settings.max_global_connections),
+                rate(settings.global_connections_per_second),
+            ),
+            left_by_load: None,
             outbox: Outbox::new(seats.shards, postboxes),
             reading: None,
             wanted: None,
@@ -81,12 +89,23 @@ impl Limits {
 
     /// The plan for a shard that begins.
     pub fn plan(&self, settings: &config::Admission) -> AdmissionPlan {
-        AdmissionPlan::new(settings, self.seats.shards, self.budget.chunk())
+        let plan = AdmissionPlan::new(settings, self.seats.shards, self.budget.chunk());
+        let load = match self.left_by_load {
+            None => Load::Light,
+            Some(0) => Load::TooMuch,
+            Some(_) => Load::Heavy,
+        };
+        AdmissionPlan { load, rate_limited: plan.rate_limited || load == Load::Heavy, ..plan }
     }
 
     fn change(&mut self, settings: &config::Admission, now_ns: u64) {
-        let wanted = settings.max_global_connections;
-        self.budget.set(self.seats.capacity(wanted), rate(settings), now_ns);
+        let capacity = self.seats.capacity(settings.max_global_connections);
+        let per_second = match self.left_by_load {
+            // Nobody is asked for a token then.
+            None | Some(0) => settings.global_connections_per_second,
+            Some(left) => left,
+        };
+        self.budget.set(capacity, rate(per_second), now_ns);
         let plan = Arc::new(self.plan(settings));
         for shard in 0..self.seats.shards {
             self.outbox.post(shard, ShardMessage::Limits(Arc::clone(&plan)));
@@ -135,13 +154,9 @@ impl Limits {
     }
 }
 
-fn budget(settings: &config::Admission, seats: Seats) -> Budget {
-    Budget::new(seats.shards, seats.capacity(settings.max_global_connections), rate(settings))
-}
-
-/// The global rate; a second's worth may come at once.
-fn rate(settings: &config::Admission) -> Option<Rate> {
-    let per_second = u32::try_from(settings.global_connections_per_second).unwrap_or(u32::MAX);
+/// A rate of which a second's worth may come at once.
+fn rate(per_second: u64) -> Option<Rate> {
+    let per_second = u32::try_from(per_second).unwrap_or(u32::MAX);
     Rate::new(per_second, per_second)
 }
 
@@ -220,9 +235,15 @@ impl Coordinator {
         self.limits.send_replies();
     }
 
-    /// Sends what shards had no room for, and what has come with time.
+    /// Sends what shards had no room for, and what has come with time or with the load.
     pub(super) fn hand_out_limits(&mut self) {
-        self.limits.budget.look_around(self.state.clock.now().ns());
+        let now_ns = self.state.clock.now().ns();
+        let left_by_load = self.state.pressure().admitted_per_second();
+        if left_by_load != self.limits.left_by_load {
+            self.limits.left_by_load = left_by_load;
+            self.limits.change(&self.state.config().admission, now_ns);
+        }
+        self.limits.budget.look_around(now_ns);
         self.limits.send_replies();
         self.limits.outbox.go_on();
     }
@@ -250,7 +271,7 @@ mod tests {
     /// Two shards with room for so many messages each.
     fn coordinator(most: &str, room: usize) -> (Coordinator, Vec<Inbox>) {
         let config = Arc::new(config(most));
-        let seats = Seats { shards: 2, per_shard: 1000 };
+        let seats = Seats { shards: 2, per_shard: 1000, by_memory: u64::MAX };
         let metrics = (0..2).map(|_| Arc::new(ShardMetrics::default())).collect();
         let state = Arc::new(ServerState::new(Arc::clone(&config), Clock::start(), metrics));
         let (sender, commands) = bounded(10);
