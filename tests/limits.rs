@@ -101,7 +101,7 @@ fn file(listen: &str, shards: usize, admission: &str) -> String {
     format!(
         "[server]\nlisten = \"{listen}\"\nshards = {shards}\necho = true\n\
          [admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n\
-         [admission]\nglobal_connections_per_second = 1000000\n{admission}"
+         [admission]\nglobal_connections_per_second = 1000000\nshed_load = false\n{admission}"
     )
 }
 

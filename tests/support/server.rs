@@ -26,13 +26,15 @@ pub(crate) struct Server {
 
 /// What every server here is started with, unless a test sets it otherwise: free ports, `/echo`,
 /// and no limit that is not the subject.
-const DEFAULTS: [(&str, &str); 6] = [
+const DEFAULTS: [(&str, &str); 7] = [
     ("server.listen", "127.0.0.1:0"),
     ("admin.listen", "127.0.0.1:0"),
     ("server.echo", "true"),
     ("log.format", "json"),
     ("admission.connections_per_ip_per_minute", "0"),
     ("admission.global_connections_per_second", "1000000"),
+    // A machine that is busy with other things is not the subject.
+    ("admission.shed_load", "false"),
 ];
 
 /// The command that serves with these settings (`section.key=value`) over the defaults, in an

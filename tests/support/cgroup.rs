@@ -1,0 +1,87 @@
+//! A cgroup with a memory limit, made below the one that this process is in; gone at the end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A cgroup of its own.
+pub(crate) struct Cgroup {
+    directory: PathBuf,
+    unified: bool,
+}
+
+impl Cgroup {
+    /// With this limit. `Err` says why this machine cannot have it: no memory controller that we
+    /// may use.
+    pub(crate) fn with_memory(bytes: u64) -> Result<Self, String> {
+        let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
+        let path = |wanted: &str| {
+            own.lines().find_map(|line| {
+                let mut fields = line.splitn(3, ':').skip(1);
+                let controllers = fields.next()?.split(',').any(|found| found == wanted);
+                fields.next().filter(|_| controllers).map(|path| path.trim_start_matches('/'))
+            })
+        };
+        let name = format!("tidegate-test-{}", std::process::id());
+        let (parent, unified) = match (path("memory"), path("")) {
+            (Some(path), _) => (Path::new("/sys/fs/cgroup/memory").join(path), false),
+            // Where processes are, version 2 lets no controllers be: beside it, not below.
+            (None, Some(path)) => {
+                let own = Path::new("/sys/fs/cgroup").join(path);
+                (own.parent().unwrap_or(&own).to_owned(), true)
+            }
+            (None, None) => return Err("no memory controller".to_owned()),
+        };
+        let cgroup = Self { directory: parent.join(name), unified };
+        fs::create_dir(&cgroup.directory)
+            .map_err(|error| format!("{}: {error}", cgroup.directory.display()))?;
+        let limit = if unified { "memory.max" } else { "memory.limit_in_bytes" };
+        fs::write(cgroup.directory.join(limit), bytes.to_string())
+            .map_err(|error| format!("{limit} of {}: {error}", cgroup.directory.display()))?;
+        Ok(cgroup)
+    }
+
+    /// The command, run in this cgroup.
+    pub(crate) fn command(&self, inner: &Command) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
+        command.arg(self.directory.join("cgroup.procs")).arg(inner.get_program());
+        command.args(inner.get_args()).env_clear();
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        command
+    }
+
+    /// Processes in it that the kernel has killed for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let file = if self.unified { "memory.events" } else { "memory.oom_control" };
+        let text = fs::read_to_string(self.directory.join(file)).expect("the cgroup");
+        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        line.expect("oom_kill").parse().expect("a number")
+    }
+
+    /// The most that was in use, and what is now.
+    pub(crate) fn memory(&self) -> (u64, u64) {
+        let files = if self.unified {
+            ["memory.peak", "memory.current"]
+        } else {
+            ["memory.max_usage_in_bytes", "memory.usage_in_bytes"]
+        };
+        let [peak, now] = files.map(|file| {
+            let text = fs::read_to_string(self.directory.join(file)).expect("the cgroup");
+            text.trim().parse().expect("a number")
+        });
+        (peak, now)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // The processes in it have ended; one that is still being reaped holds it for a moment.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.directory).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
