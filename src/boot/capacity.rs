@@ -199,7 +199,7 @@ mod tests {
         assert!(memory.limited_by_memory(&config).contains("larger admission.max_memory_bytes"));
         let line = capacity(2, 20_000, 10_000_000, None).limited_by_descriptors();
         assert!(line.starts_with("limited to 39232 connections by RLIMIT_NOFILE x shards"));
-        assert!(line.ends_with("or server.shards = 509"), "{line}");
+        assert!(line.ends_with("or server.shards = 510"), "{line}");
     }
 
     #[test]
