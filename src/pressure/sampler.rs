@@ -18,11 +18,16 @@ use super::level::{Inputs, Ladder};
 use super::reading::Reader;
 use super::shards::ShardWatch;
 use super::{Cause, Level, Pressure, Usage};
+use crate::clock::Now;
 use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::phase::Phase;
 use crate::coordinator::state::ServerState;
 use crate::limits::{PRESSURE_CLOSE_LOOK_MS, PRESSURE_CLOSE_PER_MILLE, PRESSURE_LOOK_MS};
 use crate::metrics::{Count, ShardMetrics};
+use crate::sys::heap;
+
+/// While memory is short, how often what is free of the heap goes back to the kernel.
+const TRIM_MS: u64 = 1_000;
 
 /// The thread's name.
 const THREAD: &str = "tidegate-pressure";
@@ -35,6 +40,7 @@ struct Sampler {
     shards: ShardWatch,
     busiest: BusiestSecond,
     ladder: Ladder,
+    trimmed: Now,
 }
 
 /// Starts the thread, which shows what it finds in `state` until nobody is admitted any more.
@@ -47,6 +53,7 @@ pub fn start(state: Arc<ServerState>, reader: Reader, commands: Sender<Command>)
         shards: ShardWatch::new(&state.shards, now),
         busiest: BusiestSecond::new(now.seconds(), admitted(&state)),
         ladder: Ladder::default(),
+        trimmed: now,
         state,
         reader,
     };
@@ -107,8 +114,20 @@ impl Sampler {
             memory,
             tcp: inputs.tcp,
         });
+        if self.ladder.cause() == Some(Cause::Memory) {
+            self.give_back_free_memory(now);
+        }
         if changed && let Some(cause) = self.ladder.cause().or(cause) {
             say(before, level, cause, &inputs);
+        }
+    }
+
+    /// What is free and still counted as used would keep everybody out. Not at every look, because
+    /// it holds up whoever allocates meanwhile.
+    fn give_back_free_memory(&mut self, now: Now) {
+        if now >= self.trimmed.plus_ms(TRIM_MS) {
+            heap::trim();
+            self.trimmed = now;
         }
     }
 }

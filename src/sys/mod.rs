@@ -6,6 +6,7 @@
 
 pub mod affinity;
 pub mod event_fd;
+pub mod heap;
 pub mod kernel;
 pub mod listener;
 pub mod returned_memory;
