@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::flood::AdminUrl;
 use crate::sources::Spread;
 use crate::target::Target;
 
@@ -26,6 +27,9 @@ pub(crate) enum Command {
     Echo(Echo),
     /// Hold connections through a drain and record how and when each one ended
     DrainWatch(DrainWatch),
+    /// Attempt to connect as fast as possible to a server with limits; compare each fate with
+    /// what the server has counted
+    Flood(Flood),
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +160,72 @@ pub(crate) struct DrainWatch {
     pub(crate) mid_path: String,
 }
 
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("end").required(true).multiple(true))]
+pub(crate) struct Flood {
+    /// ws://HOST:PORT/PATH?QUERY
+    pub(crate) url: Target,
+    /// Attempts to make
+    #[arg(short = 'n', long, group = "end", value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    pub(crate) attempts: Option<u64>,
+    /// How long to make attempts
+    #[arg(long, group = "end", value_name = "TIME", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Attempts per second [default: as fast as the server answers]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// Use this many source addresses in turn
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) sources: u64,
+    /// First source address [on loopback: 127.0.1.1, elsewhere the kernel's choice]
+    #[arg(long, value_name = "IPV4")]
+    pub(crate) source_base: Option<Ipv4Addr>,
+    /// Threads, one ring each
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub(crate) rings: u64,
+    /// Pin the threads to these cores in turn, for example 1,2 or 2-5
+    #[arg(long, value_parser = cores, default_value = "")]
+    pub(crate) cores: Cores,
+    /// Attempts that may be unanswered at once [default: 400, with --rate 20000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) in_flight: Option<u64>,
+    /// Keep admitted connections to the end of the flood [default]
+    #[arg(long, conflicts_with = "leave")]
+    pub(crate) hold: bool,
+    /// End an admitted connection at once with a closing handshake
+    #[arg(long)]
+    pub(crate) leave: bool,
+    /// Send this Origin, as a browser does
+    #[arg(long, value_name = "URL", value_parser = header_value)]
+    pub(crate) origin: Option<String>,
+    /// Admin listener of the server, whose counters must agree with the fates
+    /// [default: http://127.0.0.1:8081, if something answers there]
+    #[arg(long, value_name = "URL")]
+    pub(crate) admin: Option<AdminUrl>,
+    /// The server's admin.token
+    #[arg(long, value_name = "TOKEN", value_parser = header_value)]
+    pub(crate) admin_token: Option<String>,
+    /// Do not ask the server for its counters
+    #[arg(long, conflicts_with = "admin")]
+    pub(crate) no_admin: bool,
+    /// How long an attempt may take, from socket to answer
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub(crate) connect_timeout: Duration,
+    /// Process of the server: its CPU time is reported, and the run ends when it ends
+    #[arg(long, value_name = "PID")]
+    pub(crate) server_pid: Option<u32>,
+    /// Write the number of open connections to this file once every attempt has its answer
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// End without closing handshakes
+    #[arg(long)]
+    pub(crate) abandon: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Core numbers; a type of its own so that clap takes a whole list as one value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cores(pub(crate) Vec<usize>);
@@ -192,6 +262,13 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = number.parse().map_err(|_| String::from("want a time such as 30s"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+fn header_value(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
+        return Err(String::from("want printable ASCII"));
+    }
+    Ok(text.to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -236,11 +313,18 @@ mod tests {
         let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
         let Command::Echo(echo) = arguments.command else { panic!("echo") };
         assert_eq!((echo.common.connections, echo.rate, echo.raw), (10, Some(5.0), true));
+        let line = "tidegate-load flood ws://127.0.0.1:1/ --duration 2s --admin http://[::1]:9/";
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        let Command::Flood(flood) = arguments.command else { panic!("flood") };
+        assert_eq!((flood.attempts, flood.duration), (None, Some(Duration::from_secs(2))));
         for wrong in [
             "tidegate-load hold ws://127.0.0.1:1/",
             "tidegate-load hold wss://127.0.0.1:1/ -n 1",
             "tidegate-load hold ws://127.0.0.1:1/ -n 0",
             "tidegate-load hold ws://127.0.0.1:1/ -n 1 --rate 0",
+            "tidegate-load flood ws://127.0.0.1:1/",
+            "tidegate-load flood ws://127.0.0.1:1/ -n 1 --hold --leave",
+            "tidegate-load flood ws://127.0.0.1:1/ -n 1 --origin a\nb",
         ] {
             assert!(Arguments::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
         }

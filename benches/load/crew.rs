@@ -21,6 +21,9 @@ use crate::progress::Progress;
 
 /// How long the closing handshakes at the end of a run may take.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
+/// What may still follow an answer to an attempt, a Close behind 101, is waited for so long;
+/// more than a ring sleeps.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How often the conductor looks.
 const BEAT: Duration = Duration::from_millis(20);
 
@@ -40,6 +43,18 @@ pub(crate) enum Phase {
     Leaving,
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Window {
+    /// What the connections do once every attempt has its answer.
+    Held,
+    /// The attempts themselves; settling waits for the answers that are missing.
+    Attempts {
+        /// Admitted connections end by themselves, which settling waits for too.
+        leave: bool,
+    },
+}
+
 /// What a run consists of.
 pub(crate) struct Plan {
     /// One ring each.
@@ -48,7 +63,10 @@ pub(crate) struct Plan {
     pub(crate) cores: Vec<usize>,
     /// Load without measuring.
     pub(crate) warm_up: Duration,
-    /// Length of the window; `None` until interrupted.
+    /// What the window is about.
+    pub(crate) window: Window,
+    /// Length of the window; `None` until interrupted, or until every attempt has its answer if
+    /// it is about them.
     pub(crate) measure: Option<Duration>,
     /// The longest that settling may take.
     pub(crate) settle: Duration,
@@ -78,6 +96,8 @@ pub(crate) struct Measured {
     pub(crate) window: Duration,
     /// Messages received in it.
     pub(crate) messages: u64,
+    /// Attempts that were answered in it.
+    pub(crate) answered: u64,
     /// CPU time of the server in it, user and kernel.
     pub(crate) server_cpu: Option<Duration>,
     /// CPU time of each of our threads in it.
@@ -277,6 +297,12 @@ fn watch_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(interrupted)
 }
 
+fn say_ready(plan: &Plan, shared: &Shared) -> io::Result<()> {
+    let Some(file) = &plan.ready_file else { return Ok(()) };
+    std::fs::write(file, format!("{}\n", shared.open()))
+        .map_err(|error| io::Error::other(format!("{}: {error}", file.display())))
+}
+
 fn conduct(plan: &Plan, shared: &Shared, interrupted: &AtomicBool) -> io::Result<Measured> {
     let mut progress = Progress::new();
     let total: u64 = plan.jobs.iter().map(|job| job.connections).sum();
@@ -289,25 +315,30 @@ fn conduct(plan: &Plan, shared: &Shared, interrupted: &AtomicBool) -> io::Result
         progress.show(shared, total);
         std::thread::sleep(BEAT);
     };
-    wait(None, &|| shared.answered() >= total);
+    let all_answered = || shared.answered() >= total;
     let mut measured = Measured::default();
-    if let Some(file) = &plan.ready_file {
-        std::fs::write(file, format!("{}\n", shared.open()))
-            .map_err(|error| io::Error::other(format!("{}: {error}", file.display())))?;
+    if plan.window == Window::Held {
+        wait(None, &all_answered);
+        say_ready(plan, shared)?;
     }
     shared.enter(Phase::Warming);
     let server_gone = || plan.server_pid.is_some_and(|pid| cpu::of_process(pid).is_none());
-    let over = || shared.open() == 0 || server_gone();
+    let over = || match plan.window {
+        Window::Held => shared.open() == 0 || server_gone(),
+        Window::Attempts { .. } => all_answered() || server_gone(),
+    };
     if !plan.warm_up.is_zero() {
         wait(Some(Instant::now() + plan.warm_up), &over);
     }
     let server_before = plan.server_pid.and_then(cpu::of_process);
     let (threads_before, messages_before) = (shared.threads_cpu(), shared.sum(|c| &c.messages));
+    let answered_before = shared.answered();
     let started = Instant::now();
     shared.enter(Phase::Measuring);
     wait(plan.measure.map(|length| started + length), &over);
     measured.window = started.elapsed();
     measured.messages = shared.sum(|c| &c.messages) - messages_before;
+    measured.answered = shared.answered() - answered_before;
     let threads_after = shared.threads_cpu();
     let server_after = plan.server_pid.and_then(cpu::of_process);
     measured.server_cpu = server_after.zip(server_before).and_then(|(b, a)| b.checked_sub(a));
@@ -318,7 +349,18 @@ fn conduct(plan: &Plan, shared: &Shared, interrupted: &AtomicBool) -> io::Result
         .collect();
     if !plan.settle.is_zero() {
         shared.enter(Phase::Settling);
-        wait(Some(Instant::now() + plan.settle), &|| shared.open() == 0);
+        let until = |length| Some(Instant::now() + length);
+        match plan.window {
+            Window::Held => wait(until(plan.settle), &|| shared.open() == 0),
+            Window::Attempts { leave } => {
+                // The rings first have to notice that no more attempts are made.
+                wait(until(LAST_WORDS), &|| false);
+                let answered = || shared.answered() >= shared.sum(|c| &c.attempts);
+                wait(until(plan.settle), &|| answered() && !(leave && shared.open() > 0));
+                wait(until(LAST_WORDS), &|| false);
+                say_ready(plan, shared)?;
+            }
+        }
     }
     measured.interrupted = interrupted.load(Relaxed);
     progress.clear();

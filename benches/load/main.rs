@@ -13,6 +13,7 @@ mod crew;
 mod drain_watch;
 mod echo;
 mod fate;
+mod flood;
 mod goodbye;
 mod hold;
 mod latency;
@@ -36,6 +37,7 @@ use crate::arguments::{Arguments, Command};
 use crate::crew::Plan;
 use crate::drain_watch::Watching;
 use crate::echo::Echoing;
+use crate::flood::{Flooding, ServerBooks};
 use crate::hold::Holding;
 use crate::plan::Refused;
 use crate::report::Report;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Hold(hold) => (run_hold(hold), hold.common.json),
         Command::Echo(echo) => (run_echo(echo), echo.common.json),
         Command::DrainWatch(watch) => (run_drain_watch(watch), watch.common.json),
+        Command::Flood(flood) => (run_flood(flood), flood.json),
     };
     match result {
         Ok(report) => {
@@ -111,4 +114,11 @@ fn run_drain_watch(watch: &arguments::DrainWatch) -> Result<Report, Refused> {
     plan.settle = SETTLE;
     let run = crew::run(&plan, |_| Watching::new(watch))?;
     Ok(drain_watch::report(watch, &run))
+}
+
+fn run_flood(flood: &arguments::Flood) -> Result<Report, Refused> {
+    let plan = plan::flood(flood)?;
+    let server = ServerBooks::open(flood).map_err(Refused::Usage)?;
+    let run = crew::run(&plan, |_| Flooding::new(flood.leave))?;
+    Ok(flood::report(&run, server))
 }

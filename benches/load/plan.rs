@@ -8,16 +8,19 @@ use std::time::{Duration, Instant};
 use tidegate::ring::{MAX_SLOTS, probe};
 use tidegate::sys::rlimit;
 
-use crate::arguments::Common;
+use crate::arguments::{Common, Flood};
 use crate::client::{Job, SPARE_FILES};
-use crate::crew::Plan;
-use crate::sources::Sources;
+use crate::crew::{Plan, Window};
+use crate::sources::{Sources, Spread};
 
 /// Attempts that may be unanswered at once over all rings when no rate is given: about what the
 /// smallest usual listen backlog holds.
 const OPENING_AT_ONCE: u64 = 400;
 /// The same with a rate, which is meant to be kept even if the server is slow.
 const OPENING_AT_ONCE_AT_RATE: u64 = 20_000;
+
+/// Attempts of a run that ends by the clock: more than any machine makes.
+pub(crate) const ENDLESS: u64 = 1 << 40;
 
 /// Why a run cannot start or go on.
 #[derive(Debug)]
@@ -51,45 +54,27 @@ impl fmt::Display for Refused {
 /// # Errors
 /// The target does not resolve, or the process may open too few files.
 pub(crate) fn plan(common: &Common, opens: Option<f64>, raw: bool) -> Result<Plan, Refused> {
+    let room = room()?;
     let address = common.url.resolve().map_err(Refused::Usage)?;
-    probe::check().map_err(Refused::Unavailable)?;
-    let limit = rlimit::raise_open_files().or_else(|_| rlimit::open_files())?;
-    let per_ring = limit.soft.min(MAX_SLOTS.into()).saturating_sub(SPARE_FILES.into());
-    if per_ring < 64 {
-        return Err(Refused::Usage(format!(
-            "only {} open files are allowed, too few for a ring; raise the hard limit \
-             (ulimit -Hn, LimitNOFILE=)",
-            limit.soft
-        )));
-    }
-    let parts = parts(common.connections, common.threads, per_ring);
-    let rings = parts.len() as u64;
-    let max_opening = match opens {
-        Some(_) => OPENING_AT_ONCE_AT_RATE,
-        None => OPENING_AT_ONCE,
+    let parts = parts(common.connections, common.threads, room);
+    let whole = Job {
+        target: Arc::new(common.url.clone()),
+        address,
+        sources: Sources::new(address, common.source_base, common.spread()),
+        first_index: 0,
+        connections: common.connections,
+        files: room,
+        opens_per_second: opens,
+        max_opening: opening_at_once(opens).max(8 * parts.len() as u64),
+        connect_timeout: common.connect_timeout,
+        raw,
+        origin: None,
+        epoch: Instant::now(),
     };
-    let (target, epoch) = (Arc::new(common.url.clone()), Instant::now());
-    let mut first_index = 0;
-    let mut jobs = Vec::new();
-    for connections in parts {
-        jobs.push(Job {
-            target: Arc::clone(&target),
-            address,
-            sources: Sources::new(address, common.source_base, common.spread()),
-            first_index,
-            connections,
-            opens_per_second: opens
-                .map(|rate| rate * connections as f64 / common.connections as f64),
-            max_opening: (max_opening / rings).max(8),
-            connect_timeout: common.connect_timeout,
-            raw,
-            epoch,
-        });
-        first_index += connections;
-    }
     Ok(Plan {
-        jobs,
+        jobs: divide(&whole, &parts),
         cores: common.cores.0.clone(),
+        window: Window::Held,
         warm_up: Duration::ZERO,
         measure: None,
         settle: Duration::ZERO,
@@ -97,6 +82,82 @@ pub(crate) fn plan(common: &Common, opens: Option<f64>, raw: bool) -> Result<Pla
         server_pid: common.server_pid,
         ready_file: common.ready_file.clone(),
     })
+}
+
+/// A plan whose window is the attempts. A ring has room for as many connections at once as it
+/// may have descriptors, whatever the number of attempts.
+///
+/// # Errors
+/// As [`plan`].
+pub(crate) fn flood(flood: &Flood) -> Result<Plan, Refused> {
+    let room = room()?;
+    let address = flood.url.resolve().map_err(Refused::Usage)?;
+    let attempts = flood.attempts.unwrap_or(ENDLESS);
+    let rings = flood.rings.min(attempts);
+    let at_once = flood.in_flight.unwrap_or(opening_at_once(flood.rate));
+    let whole = Job {
+        target: Arc::new(flood.url.clone()),
+        address,
+        sources: Sources::new(address, flood.source_base, Spread::Sources(flood.sources)),
+        first_index: 0,
+        connections: attempts,
+        files: room,
+        opens_per_second: flood.rate,
+        max_opening: at_once.min(room * rings),
+        connect_timeout: flood.connect_timeout,
+        raw: false,
+        origin: flood.origin.as_deref().map(Arc::from),
+        epoch: Instant::now(),
+    };
+    Ok(Plan {
+        jobs: divide(&whole, &parts(attempts, rings, u64::MAX)),
+        cores: flood.cores.0.clone(),
+        window: Window::Attempts { leave: flood.leave },
+        warm_up: Duration::ZERO,
+        measure: flood.duration,
+        settle: flood.connect_timeout,
+        politely: !flood.abandon,
+        server_pid: flood.server_pid,
+        ready_file: flood.ready_file.clone(),
+    })
+}
+
+/// Connections that one ring may have at a time.
+fn room() -> Result<u64, Refused> {
+    probe::check().map_err(Refused::Unavailable)?;
+    let limit = rlimit::raise_open_files().or_else(|_| rlimit::open_files())?;
+    let room = limit.soft.min(MAX_SLOTS.into()).saturating_sub(SPARE_FILES.into());
+    if room < 64 {
+        return Err(Refused::Usage(format!(
+            "only {} open files are allowed, too few for a ring; raise the hard limit \
+             (ulimit -Hn, LimitNOFILE=)",
+            limit.soft
+        )));
+    }
+    Ok(room)
+}
+
+fn opening_at_once(rate: Option<f64>) -> u64 {
+    if rate.is_some() { OPENING_AT_ONCE_AT_RATE } else { OPENING_AT_ONCE }
+}
+
+/// One job for each part, with its share of rate and room.
+fn divide(whole: &Job, parts: &[u64]) -> Vec<Job> {
+    let mut first_index = 0;
+    let mut jobs = Vec::new();
+    for connections in parts.iter().copied() {
+        let share = connections as f64 / whole.connections as f64;
+        jobs.push(Job {
+            first_index,
+            connections,
+            files: connections.min(whole.files),
+            opens_per_second: whole.opens_per_second.map(|rate| rate * share),
+            max_opening: (whole.max_opening / parts.len() as u64).max(1),
+            ..whole.clone()
+        });
+        first_index += connections;
+    }
+    jobs
 }
 
 /// Connections of each ring: at least `threads` rings, at most `per_ring` connections in one,

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use crate::crew::Shared;
+use crate::plan::ENDLESS;
 
 const EVERY: Duration = Duration::from_millis(250);
 
@@ -30,8 +31,9 @@ impl Progress {
         let (admitted, ended) = (shared.sum(|c| &c.admitted), shared.sum(|c| &c.ended));
         let messages = shared.sum(|c| &c.messages);
         let per_second = (messages - self.messages) as f64 / since.as_secs_f64();
+        let total = if total < ENDLESS { format!("/{total}") } else { String::new() };
         let line = format!(
-            "{:>5.1} s  attempts {}/{total}  open {}  refused {}  failed {}  ended {ended}  \
+            "{:>5.1} s  attempts {}{total}  open {}  refused {}  failed {}  ended {ended}  \
              messages {messages} ({per_second:.0}/s)",
             self.began.elapsed().as_secs_f64(),
             shared.sum(|c| &c.attempts),

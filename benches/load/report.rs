@@ -69,14 +69,19 @@ impl Report {
             .put("failed_by_cause", counts(&ledger.failed))
             .put("ended_by_reason", counts(&ledger.ended))
             .put("balanced", ledger.balance().is_ok());
-        if let Err(imbalance) = ledger.balance() {
-            self.fault(format!("the ledger does not balance: {imbalance}"));
-        }
+        self.check(run, ledger);
         let seconds = run.measured.opening.as_secs_f64().max(1e-9);
         self.section("opening")
             .put("seconds", rounded(seconds))
             .put("connections_per_second", (ledger.admitted as f64 / seconds).round());
         self.section("time_to_101_us").put_all(run.admissions().summary_us());
+    }
+
+    /// What is wrong with the books, and what can be done about attempts that failed.
+    pub(crate) fn check<S>(&mut self, run: &Run<S>, ledger: &Ledger) {
+        if let Err(imbalance) = ledger.balance() {
+            self.fault(format!("the ledger does not balance: {imbalance}"));
+        }
         for (failure, count) in &ledger.failed {
             if let Some(remedy) = failure.remedy() {
                 self.remark(format!("{count} x {failure}: {remedy}"));

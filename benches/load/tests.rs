@@ -4,6 +4,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use tungstenite::{Message, WebSocket};
 
 use crate::arguments::{Arguments, Command};
 use crate::report::Report;
-use crate::{run_drain_watch, run_echo, run_hold};
+use crate::{run_drain_watch, run_echo, run_flood, run_hold};
 
 /// Serves each connection by `serve`, which gets its number; returns the port.
 fn server(serve: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> u16 {
@@ -34,6 +36,7 @@ fn run(line: &str) -> Report {
         Command::Hold(hold) => run_hold(hold),
         Command::Echo(echo) => run_echo(echo),
         Command::DrainWatch(watch) => run_drain_watch(watch),
+        Command::Flood(flood) => run_flood(flood),
     };
     report.unwrap()
 }
@@ -57,8 +60,11 @@ fn read_to_end(mut socket: WebSocket<TcpStream>) -> bool {
 }
 
 fn close(socket: &mut WebSocket<TcpStream>) {
-    let frame = CloseFrame { code: 1012.into(), reason: "restart".into() };
-    socket.close(Some(frame)).unwrap();
+    close_with(socket, 1012, "restart");
+}
+
+fn close_with(socket: &mut WebSocket<TcpStream>, code: u16, reason: &'static str) {
+    socket.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).unwrap();
 }
 
 #[test]
@@ -176,4 +182,110 @@ fn a_drain_is_recorded_step_by_step() {
     assert_eq!(drain["mid_message_replied"], 4);
     assert_eq!(json["ledger"]["ended"], 12, "the stuck ones ended too: {}", report.table());
     assert_eq!(json["reconnect_after_ms"]["max"], 700);
+}
+
+/// Treats attempts in a known way, in turn: six different fates.
+fn gatekeeper() -> u16 {
+    server(|number, mut stream| match number % 6 {
+        0 => drop(read_to_end(tungstenite::accept(stream).unwrap())),
+        1 => {
+            read_request(&mut stream);
+            let answer = b"HTTP/1.1 429 Too Many\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer).unwrap();
+        }
+        2 => {
+            read_request(&mut stream);
+            stream.write_all(b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\n\r\n").unwrap();
+        }
+        3 => {
+            let mut socket = tungstenite::accept(stream).unwrap();
+            close_with(&mut socket, 1013, "full");
+            read_to_end(socket);
+        }
+        // Closing with the request unread resets.
+        4 => while matches!(stream.peek(&mut [0]), Ok(0)) {},
+        _ => {
+            let mut socket = tungstenite::accept(stream).unwrap();
+            socket.send(Message::text("welcome")).unwrap();
+            close_with(&mut socket, 1013, "later");
+            read_to_end(socket);
+        }
+    })
+}
+
+#[test]
+fn every_attempt_of_a_flood_has_one_fate() {
+    let port = gatekeeper();
+    // One at a time, so that the server's numbers are those of the attempts.
+    let report = run(&format!(
+        "tidegate-load flood ws://127.0.0.1:{port}/ -n 60 --in-flight 1 --sources 7 --no-admin"
+    ));
+    assert!(report.is_good(), "{}", report.table());
+    let json = report.json();
+    let ledger = &json["ledger"];
+    assert_eq!(ledger["attempts"], 60);
+    assert_eq!(ledger["admitted"], 20, "a Close after a message refuses nothing");
+    assert_eq!(ledger["refused"], 30);
+    assert_eq!((&ledger["refused_429"], &ledger["refused_503"]), (&10.into(), &10.into()));
+    assert_eq!(ledger["refused_by_close_1013"], 10);
+    assert_eq!(ledger["reset"], 10);
+    assert_eq!(ledger["open_at_the_end"], 10);
+    assert_eq!(ledger["balanced"], true);
+    assert_eq!(json["time_to_refusal_us"]["count"], 30);
+    let retry_after = &json["retry_after"];
+    assert_eq!((&retry_after["min_s"], &retry_after["max_s"]), (&2.into(), &7.into()));
+}
+
+#[test]
+fn a_flood_that_leaves_ends_its_connections_and_knows_who_was_refused() {
+    let port = server(|number, stream| {
+        let mut socket = tungstenite::accept(stream).unwrap();
+        if number % 2 == 1 {
+            close_with(&mut socket, 1013, "full");
+        }
+        read_to_end(socket);
+    });
+    let report = run(&format!(
+        "tidegate-load flood ws://127.0.0.1:{port}/ -n 40 --rings 2 --leave --no-admin"
+    ));
+    assert!(report.is_good(), "{}", report.table());
+    let ledger = &report.json()["ledger"];
+    assert_eq!((&ledger["admitted"], &ledger["refused_by_close_1013"]), (&20.into(), &20.into()));
+    assert_eq!(ledger["open_at_the_end"], 0);
+    assert_eq!(ledger["ended_by_reason"]["code 1000"], 20);
+}
+
+#[test]
+fn a_flood_ends_by_the_clock_and_keeps_its_rate() {
+    let port = server(|_, stream| {
+        read_to_end(tungstenite::accept(stream).unwrap());
+    });
+    let report = run(&format!(
+        "tidegate-load flood ws://127.0.0.1:{port}/ --duration 500ms --rate 200 --no-admin"
+    ));
+    assert!(report.is_good(), "{}", report.table());
+    let attempts = report.json()["ledger"]["attempts"].as_u64().unwrap();
+    assert!((1..=200).contains(&attempts), "{attempts}");
+}
+
+#[test]
+fn a_server_that_counts_differently_is_reported() {
+    let pages = Arc::new(AtomicU64::new(0));
+    let admin = server(move |_, mut stream| {
+        read_request(&mut stream);
+        // The second scrape and all later ones know of one connection too many.
+        let page = pages.fetch_add(1, Relaxed);
+        let opened = if page == 0 { 100 } else { 106 };
+        let body = format!("tidegate_connections_opened_total {opened}\n");
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all((head + &body).as_bytes()).unwrap();
+    });
+    let port = server(|_, stream| {
+        read_to_end(tungstenite::accept(stream).unwrap());
+    });
+    let report = run(&format!(
+        "tidegate-load flood ws://127.0.0.1:{port}/ -n 5 --admin http://127.0.0.1:{admin}"
+    ));
+    assert!(!report.is_good());
+    assert!(report.table().contains("counted 6 connections as opened, here it was 5"));
 }

@@ -23,6 +23,10 @@ impl<C> Core<C> {
         }
     }
 
+    fn is_settled(&mut self, slot: FileSlot) -> bool {
+        self.table.at(slot).is_none_or(|connection| connection.settled)
+    }
+
     /// An attempt has failed.
     pub(super) fn fail(&mut self, slot: FileSlot, failure: Failure) {
         self.settle(slot, Fate::Failed(failure));
@@ -96,12 +100,15 @@ impl<C> Core<C> {
                         self.end(slot);
                     }
                 }
+                // Its Close has not been answered yet; how it ends is not known.
+                Some((Stage::Leaving, _)) => self.settle(slot, Fate::Open),
                 _ => {}
             }
         }
     }
 
-    fn leave(&mut self, slot: FileSlot) {
+    /// Begins the closing handshake; the peer's Close ends the connection.
+    pub(crate) fn leave(&mut self, slot: FileSlot) {
         let key = self.mask_key();
         if let Some(connection) = self.table.at(slot) {
             connection.stage = Stage::Leaving;
@@ -121,7 +128,13 @@ impl<S: Scenario> Client<S> {
     pub(super) fn on_close(&mut self, slot: FileSlot, code: Option<u16>, reason: &str) {
         match self.core.table.at(slot).map(|connection| connection.stage) {
             Some(Stage::Open) => {}
-            Some(Stage::Leaving) => return self.core.end(slot),
+            Some(Stage::Leaving) => {
+                if !self.core.is_settled(slot) {
+                    self.scenario.on_close_frame(&mut self.core, slot, code, reason);
+                    self.core.settle(slot, Fate::Ended(Ending::Close(code)));
+                }
+                return self.core.end(slot);
+            }
             _ => return,
         }
         self.scenario.on_close_frame(&mut self.core, slot, code, reason);

@@ -38,8 +38,10 @@ pub(crate) struct Job {
     pub(crate) sources: Sources,
     /// Number of this ring's first connection over all rings.
     pub(crate) first_index: u64,
-    /// Connections of this ring.
+    /// Connections of this ring, one after the other or at once.
     pub(crate) connections: u64,
+    /// The most of them that it has room for at one time.
+    pub(crate) files: u64,
     /// This ring's share of the rate; `None` opens as fast as the server answers.
     pub(crate) opens_per_second: Option<f64>,
     /// Attempts that may be unanswered at once.
@@ -48,6 +50,8 @@ pub(crate) struct Job {
     pub(crate) connect_timeout: Duration,
     /// Plain TCP: connected is admitted.
     pub(crate) raw: bool,
+    /// The Origin header of the requests.
+    pub(crate) origin: Option<Arc<str>>,
     /// Zero of all times of the run.
     pub(crate) epoch: Instant,
 }
@@ -57,7 +61,7 @@ impl Job {
         RingSettings {
             submissions: 1_024,
             completions: 16_384,
-            files: self.connections as u32 + SPARE_FILES,
+            files: self.files as u32 + SPARE_FILES,
             accepts: 1,
             buffers: 1_024,
             buffer_bytes: 4_096,
@@ -139,10 +143,20 @@ impl<C> Core<C> {
         self.now.duration_since(self.job.epoch).as_micros() as u64
     }
 
+    /// Makes no more attempts; those that have begun go on.
+    pub(crate) fn stop_opening(&mut self) {
+        self.job.connections = self.next_index;
+    }
+
     /// What the scenario keeps for a connection that is open, and its number.
     pub(crate) fn open_state(&mut self, slot: FileSlot) -> Option<(&mut C, u64)> {
         let connection = self.table.at(slot)?;
         (connection.stage == Stage::Open).then_some((&mut connection.state, connection.index))
+    }
+
+    /// What the scenario keeps for a connection in whatever stage.
+    pub(crate) fn state(&mut self, slot: FileSlot) -> Option<&mut C> {
+        self.table.at(slot).map(|connection| &mut connection.state)
     }
 
     /// The slots of all open connections.

@@ -45,13 +45,17 @@ pub(crate) trait Scenario {
         None
     }
 
-    /// Admitted. Nothing is armed yet, so this is the place to make the connection deaf.
-    fn on_open(&mut self, _core: &mut Core<Self::State>, _slot: FileSlot) {}
+    /// Admitted, this long after the attempt began. Nothing is armed yet, so this is the place to
+    /// make the connection deaf.
+    fn on_open(&mut self, _core: &mut Core<Self::State>, _slot: FileSlot, _took: Duration) {}
+
+    /// Answered with another status than 101, this long after the attempt began.
+    fn on_refused(&mut self, _took: Duration, _retry_after_s: Option<u32>) {}
 
     /// A message has arrived.
     fn on_message(&mut self, core: &mut Core<Self::State>, slot: FileSlot, message: Message<'_>);
 
-    /// The peer's Close has arrived; it will be answered.
+    /// The peer's Close has arrived; it will be answered, unless it is itself the answer to ours.
     fn on_close_frame(
         &mut self,
         _core: &mut Core<Self::State>,

@@ -1,5 +1,6 @@
 //! From nothing to admitted: socket, bind, connect, upgrade; each step one completion.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate::ring::{Errno, FileSlot, Operation, Ring, Token};
@@ -113,10 +114,11 @@ impl<S: Scenario> Client<S> {
         let Some(connection) = self.core.table.at(slot) else { return };
         connection.stage = Stage::Opening(Step::Upgrade);
         let path = self.scenario.path(connection.index);
-        let target = std::sync::Arc::clone(&self.core.job.target);
+        let target = Arc::clone(&self.core.job.target);
+        let origin = self.core.job.origin.clone();
         let mut key = String::new();
         self.core.send_with(slot, |out| {
-            key = upgrade::ask(&target, path.unwrap_or(&target.path), out);
+            key = upgrade::ask(&target, path.unwrap_or(&target.path), origin.as_deref(), out);
         });
         let connection = self.core.table.at(slot);
         if let Some(opening) = connection.and_then(|connection| connection.opening.as_mut()) {
@@ -136,7 +138,10 @@ impl<S: Scenario> Client<S> {
                 self.core.fail(slot, Failure::BadAnswer);
                 None
             }
-            upgrade::Answer::Refused(status) => {
+            upgrade::Answer::Refused { status, retry_after_s } => {
+                let began_us = opening.began_us;
+                let took = Duration::from_micros(self.core.now_us().saturating_sub(began_us));
+                self.scenario.on_refused(took, retry_after_s);
                 self.core.settle(slot, Fate::Refused(status));
                 self.core.end(slot);
                 None
@@ -153,12 +158,11 @@ impl<S: Scenario> Client<S> {
         let now_us = self.core.now_us();
         let Some(connection) = self.core.table.at(slot) else { return };
         connection.stage = Stage::Open;
-        if let Some(opening) = connection.opening.take() {
-            let took = Duration::from_micros(now_us.saturating_sub(opening.began_us));
-            self.core.admissions.record(took);
-        }
+        let began_us = connection.opening.take().map_or(now_us, |opening| opening.began_us);
+        let took = Duration::from_micros(now_us.saturating_sub(began_us));
+        self.core.admissions.record(took);
         self.core.ledger.admitted += 1;
-        self.scenario.on_open(&mut self.core, slot);
+        self.scenario.on_open(&mut self.core, slot, took);
     }
 
     /// Gives up on attempts that have waited too long.

@@ -12,16 +12,23 @@ pub(super) enum Answer {
     Incomplete,
     /// 101 that fits the request; frames begin at this byte.
     Admitted(usize),
-    /// Another status.
-    Refused(u16),
+    /// Another status, and Retry-After where it is a number.
+    Refused { status: u16, retry_after_s: Option<u32> },
     /// Not HTTP, or a 101 that does not fit the request.
     Bad,
 }
 
 /// Appends the upgrade request to `out` and returns its key.
-pub(super) fn ask(target: &Target, path: &str, out: &mut Vec<u8>) -> String {
+pub(super) fn ask(target: &Target, path: &str, origin: Option<&str>, out: &mut Vec<u8>) -> String {
     let key = generate_key();
     request::client_upgrade(&target.authority, path, &key, out);
+    if let Some(origin) = origin {
+        // In front of the empty line that ends the head.
+        out.truncate(out.len() - 2);
+        out.extend_from_slice(b"Origin: ");
+        out.extend_from_slice(origin.as_bytes());
+        out.extend_from_slice(b"\r\n\r\n");
+    }
     key
 }
 
@@ -31,12 +38,15 @@ pub(super) fn read(answer: &[u8], key: &str) -> Answer {
         Ok(None) => Answer::Incomplete,
         Ok(Some(response)) if response.accepts(key) => Answer::Admitted(response.head_len),
         Ok(Some(response)) if response.status == 101 => Answer::Bad,
-        Ok(Some(response)) => Answer::Refused(response.status),
+        Ok(Some(response)) => {
+            Answer::Refused { status: response.status, retry_after_s: response.retry_after_s }
+        }
         Err(_) => Answer::Bad,
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -53,10 +63,20 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_is_part_of_the_head() {
+        let target: Target = "ws://127.0.0.1:1/ws".parse().unwrap();
+        let mut request = Vec::new();
+        ask(&target, &target.path, Some("https://a.example"), &mut request);
+        let text = String::from_utf8(request).unwrap();
+        assert!(text.ends_with("\r\nOrigin: https://a.example\r\n\r\n"), "{text}");
+        assert_eq!(text.matches("\r\n\r\n").count(), 1);
+    }
+
+    #[test]
     fn other_answers() {
         assert_eq!(read(ADMITTED, "x"), Answer::Bad, "an accept value for another key");
         let busy = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n";
-        assert_eq!(read(busy, KEY), Answer::Refused(503));
+        assert_eq!(read(busy, KEY), Answer::Refused { status: 503, retry_after_s: Some(1) });
         assert_eq!(read(b"SSH-2.0-x\r\n\r\n", KEY), Answer::Bad);
     }
 }

@@ -158,7 +158,7 @@ impl Scenario for Watching {
         (self.role(index) == Role::Mid).then_some(self.mid_path.as_str())
     }
 
-    fn on_open(&mut self, core: &mut Core<Watched>, slot: FileSlot) {
+    fn on_open(&mut self, core: &mut Core<Watched>, slot: FileSlot, _took: Duration) {
         let (key, other_key) = (core.mask_key(), core.mask_key());
         let Some((watched, index)) = core.open_state(slot) else { return };
         watched.role = self.role(index);

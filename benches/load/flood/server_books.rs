@@ -1,0 +1,143 @@
+//! What the server has counted while the flood went on, and the most connections it had at once.
+//!
+//! Whoever else connects to the same server meanwhile is counted there and not here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::fates::Fates;
+use super::figures::{Admin, Figures};
+use crate::arguments::Flood;
+
+const OPEN: &str = "tidegate_connections";
+const OPENED: &str = "tidegate_connections_opened_total";
+const REFUSED: &str = "tidegate_admission_refused_total";
+const PEAK: &str = "tidegate_connections_peak";
+
+/// How often the number of open connections is looked at.
+const SAMPLE_EVERY: Duration = Duration::from_millis(20);
+/// How long the server's figures may take to agree after the last answer.
+const AGREE_WITHIN: Duration = Duration::from_secs(3);
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Looks at the number of open connections again and again.
+struct Sampler {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Samples>,
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Samples {
+    taken: u64,
+    most: u64,
+}
+
+impl Sampler {
+    fn start(admin: Admin) -> Result<Self, String> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let sample = move || {
+            let mut samples = Samples::default();
+            while !stopped.load(Relaxed) {
+                if let Ok(figures) = admin.scrape() {
+                    samples.taken += 1;
+                    samples.most = samples.most.max(figures.sum(OPEN));
+                }
+                std::thread::sleep(SAMPLE_EVERY);
+            }
+            samples
+        };
+        let thread = std::thread::Builder::new().name(String::from("sampler")).spawn(sample);
+        Ok(Self { stop, thread: thread.map_err(|error| error.to_string())? })
+    }
+
+    fn end(self) -> Samples {
+        self.stop.store(true, Relaxed);
+        // A sampler that panicked has seen nothing.
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+/// The server's side of the books, from before the first attempt on.
+pub(crate) struct ServerBooks(Option<Open>);
+
+struct Open {
+    admin: Admin,
+    before: Figures,
+    sampler: Sampler,
+}
+
+/// What the server counted between two moments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) opened: u64,
+    pub(crate) refused: u64,
+    /// The reasons that have a count.
+    pub(crate) refused_by_reason: Vec<(String, u64)>,
+    /// Most open connections that were seen at once.
+    pub(crate) most: u64,
+    pub(crate) samples: u64,
+    /// Most at once since the server started, by its own account.
+    pub(crate) peak: u64,
+}
+
+impl ServerBooks {
+    /// Reads what the server has counted so far. Without `--admin` it is not an error if nothing
+    /// answers at the default place.
+    ///
+    /// # Errors
+    /// The admin listener that was named does not answer with figures.
+    pub(crate) fn open(flood: &Flood) -> Result<Self, String> {
+        if flood.no_admin {
+            return Ok(Self(None));
+        }
+        let url = flood.admin.clone().unwrap_or_default();
+        let admin = Admin { url, token: flood.admin_token.clone() };
+        match admin.scrape() {
+            Ok(before) => {
+                let sampler = Sampler::start(admin.clone())?;
+                Ok(Self(Some(Open { admin, before, sampler })))
+            }
+            Err(_) if flood.admin.is_none() => Ok(Self(None)),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// What the server has counted since; `None` if it was never asked.
+    ///
+    /// # Errors
+    /// It does not answer any more.
+    pub(crate) fn close(self, fates: &Fates) -> Result<Option<Counted>, String> {
+        let Some(Open { admin, before, sampler }) = self.0 else { return Ok(None) };
+        let samples = sampler.end();
+        let began = Instant::now();
+        loop {
+            let counted = counted(&before, &admin.scrape()?, samples);
+            let agrees = fates.differences(counted.opened, counted.refused).is_empty();
+            if agrees || began.elapsed() > AGREE_WITHIN {
+                return Ok(Some(counted));
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+    }
+}
+
+fn counted(before: &Figures, after: &Figures, samples: Samples) -> Counted {
+    let growth = |name: &str| after.sum(name).saturating_sub(before.sum(name));
+    let earlier = before.by_label(REFUSED);
+    let by_reason = after.by_label(REFUSED).into_iter().map(|(reason, count)| {
+        let old = earlier.iter().find(|(old, _)| *old == reason).map_or(0, |(_, count)| *count);
+        (reason, count.saturating_sub(old))
+    });
+    Counted {
+        opened: growth(OPENED),
+        refused: growth(REFUSED),
+        refused_by_reason: by_reason.filter(|(_, count)| *count > 0).collect(),
+        most: samples.most,
+        samples: samples.taken,
+        peak: after.sum(PEAK),
+    }
+}
