@@ -199,6 +199,10 @@ pub(crate) struct Flood {
     /// Send this Origin, as a browser does
     #[arg(long, value_name = "URL", value_parser = header_value)]
     pub(crate) origin: Option<String>,
+    /// Send this Sec-WebSocket-Key every time, for servers whose answer is always the same
+    /// [default: another one for each attempt]
+    #[arg(long, value_name = "KEY", value_parser = header_value)]
+    pub(crate) key: Option<String>,
     /// Admin listener of the server, whose counters must agree with the fates
     /// [default: http://127.0.0.1:8081, if something answers there]
     #[arg(long, value_name = "URL")]

@@ -9,7 +9,7 @@ use tidegate::ring::{MAX_SLOTS, probe};
 use tidegate::sys::rlimit;
 
 use crate::arguments::{Common, Flood};
-use crate::client::{Job, SPARE_FILES};
+use crate::client::{Job, Manner, SPARE_FILES};
 use crate::crew::{Plan, Window};
 use crate::sources::{Sources, Spread};
 
@@ -68,7 +68,7 @@ pub(crate) fn plan(common: &Common, opens: Option<f64>, raw: bool) -> Result<Pla
         max_opening: opening_at_once(opens).max(8 * parts.len() as u64),
         connect_timeout: common.connect_timeout,
         raw,
-        origin: None,
+        manner: Manner::default(),
         epoch: Instant::now(),
     };
     Ok(Plan {
@@ -106,7 +106,10 @@ pub(crate) fn flood(flood: &Flood) -> Result<Plan, Refused> {
         max_opening: at_once.min(room * rings),
         connect_timeout: flood.connect_timeout,
         raw: false,
-        origin: flood.origin.as_deref().map(Arc::from),
+        manner: Manner {
+            origin: flood.origin.as_deref().map(Arc::from),
+            key: flood.key.as_deref().map(Arc::from),
+        },
         epoch: Instant::now(),
     };
     Ok(Plan {

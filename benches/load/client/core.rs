@@ -27,6 +27,15 @@ pub(crate) const SPARE_FILES: u32 = 64;
 /// Sent buffers that are kept for reuse.
 const SPARE_BUFFERS: usize = 1_024;
 
+/// What every upgrade request of a run says of itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Manner {
+    /// The Origin header, if there is one.
+    pub(crate) origin: Option<Arc<str>>,
+    /// The key; `None` makes a new one for each request, as clients have to.
+    pub(crate) key: Option<Arc<str>>,
+}
+
 /// One ring's part of a run.
 #[derive(Clone)]
 pub(crate) struct Job {
@@ -50,8 +59,8 @@ pub(crate) struct Job {
     pub(crate) connect_timeout: Duration,
     /// Plain TCP: connected is admitted.
     pub(crate) raw: bool,
-    /// The Origin header of the requests.
-    pub(crate) origin: Option<Arc<str>>,
+    /// What the requests say beyond the target.
+    pub(crate) manner: Manner,
     /// Zero of all times of the run.
     pub(crate) epoch: Instant,
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tidegate::ring::{Completion, FileSlot, Outcome, Ring};
 
-pub(crate) use self::core::{Core, Job, SPARE_FILES};
+pub(crate) use self::core::{Core, Job, Manner, SPARE_FILES};
 use crate::crew::Phase;
 use crate::fate::Ending;
 

@@ -115,10 +115,10 @@ impl<S: Scenario> Client<S> {
         connection.stage = Stage::Opening(Step::Upgrade);
         let path = self.scenario.path(connection.index);
         let target = Arc::clone(&self.core.job.target);
-        let origin = self.core.job.origin.clone();
+        let manner = self.core.job.manner.clone();
         let mut key = String::new();
         self.core.send_with(slot, |out| {
-            key = upgrade::ask(&target, path.unwrap_or(&target.path), origin.as_deref(), out);
+            key = upgrade::ask(&target, path.unwrap_or(&target.path), &manner, out);
         });
         let connection = self.core.table.at(slot);
         if let Some(opening) = connection.and_then(|connection| connection.opening.as_mut()) {

@@ -3,6 +3,7 @@
 use tidegate::http::{request, response};
 use tungstenite::handshake::client::generate_key;
 
+use super::core::Manner;
 use crate::target::Target;
 
 /// What has been answered so far.
@@ -19,10 +20,10 @@ pub(super) enum Answer {
 }
 
 /// Appends the upgrade request to `out` and returns its key.
-pub(super) fn ask(target: &Target, path: &str, origin: Option<&str>, out: &mut Vec<u8>) -> String {
-    let key = generate_key();
+pub(super) fn ask(target: &Target, path: &str, manner: &Manner, out: &mut Vec<u8>) -> String {
+    let key = manner.key.as_deref().map_or_else(generate_key, str::to_owned);
     request::client_upgrade(&target.authority, path, &key, out);
-    if let Some(origin) = origin {
+    if let Some(origin) = &manner.origin {
         // In front of the empty line that ends the head.
         out.truncate(out.len() - 2);
         out.extend_from_slice(b"Origin: ");
@@ -63,12 +64,14 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_part_of_the_head() {
+    fn an_origin_and_a_chosen_key_are_part_of_the_head() {
         let target: Target = "ws://127.0.0.1:1/ws".parse().unwrap();
         let mut request = Vec::new();
-        ask(&target, &target.path, Some("https://a.example"), &mut request);
+        let manner = Manner { origin: Some("https://a.example".into()), key: Some(KEY.into()) };
+        assert_eq!(ask(&target, &target.path, &manner, &mut request), KEY);
         let text = String::from_utf8(request).unwrap();
         assert!(text.ends_with("\r\nOrigin: https://a.example\r\n\r\n"), "{text}");
+        assert!(text.contains(&format!("\r\nSec-WebSocket-Key: {KEY}\r\n")), "{text}");
         assert_eq!(text.matches("\r\n\r\n").count(), 1);
     }
 
