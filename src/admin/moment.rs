@@ -52,6 +52,13 @@ impl Moment {
         REFUSAL_LABELS.iter().map(|reason| self.refused(reason)).sum()
     }
 
+    /// What each shard would have if the capacity were split evenly, rounded up.
+    pub(super) fn equal_part(&self) -> u64 {
+        let tables = self.sum(|shard| &shard.capacity);
+        let capacity = tables.min(self.state.config().admission.max_global_connections);
+        capacity.div_ceil(self.shards().len().max(1) as u64)
+    }
+
     /// Connections of the fullest shard per connections of the average one: 1 if all have the
     /// same, the number of shards if one has all.
     pub(super) fn imbalance(&self) -> f64 {

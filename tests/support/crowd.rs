@@ -37,7 +37,7 @@ pub(crate) fn crowd<'a>(
 }
 
 /// Lets this process have as many descriptors as it may.
-fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the hard limit");
 }

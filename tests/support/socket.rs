@@ -15,24 +15,32 @@ pub(crate) fn connect(server: SocketAddr) -> std::io::Result<TcpStream> {
 
 /// Connects from this address of the machine: each address of 127.0.0.0/8 is a source of its
 /// own.
-pub(crate) fn connect_from(source: Ipv4Addr, server: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn connect_from(
+    source: impl Into<IpAddr>,
+    server: SocketAddr,
+) -> std::io::Result<TcpStream> {
     connect_with(source, server, None)
 }
 
 /// The same with a receive buffer of about `receive_bytes`, so that a client that does not read
 /// is noticed soon.
 pub(crate) fn connect_with(
-    source: Ipv4Addr,
+    source: impl Into<IpAddr>,
     server: SocketAddr,
     receive_bytes: Option<usize>,
 ) -> std::io::Result<TcpStream> {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    let source = source.into();
+    let family = if source.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    if source.is_ipv6() {
+        sockopt::set_ipv6_freebind(&socket, true)?; // local by a route, not by an interface
+    }
     if let Some(bytes) = receive_bytes {
         sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
     }
     // A port that is chosen at bind would be taken for every destination.
     if source != Ipv4Addr::LOCALHOST {
-        rustix::net::bind(&socket, &SocketAddr::new(IpAddr::V4(source), 0))?;
+        rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
     }
     rustix::net::connect(&socket, &server)?;
     let stream = TcpStream::from(socket);

@@ -47,6 +47,7 @@ impl Collector for Scrape {
         connections(&mut page)?;
         pressure(&mut page)?;
         messages(&mut page)?;
+        leases(&mut page)?;
         shards(&mut page)?;
         shutdown(&mut page)?;
         last_shutdown(&mut page)?;
@@ -195,6 +196,66 @@ fn messages(page: &mut Page<'_, '_>) -> Result<(), Error> {
         |shard| shard.queued_bytes.get(),
     )?;
     page.total("tidegate_pings_sent", None, "Pings to silent clients", |shard| &shard.pings_sent)
+}
+
+/// What is leased to the shards of the global budgets, and what passes between shards.
+fn leases(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    let moment = page.moment;
+    page.gauge_by_shard(
+        "tidegate_lease_granted",
+        None,
+        "Places that are leased to the shard, those in use among them",
+        |shard| shard.slots_granted.get(),
+    )?;
+    page.gauge_by_shard(
+        "tidegate_lease_used",
+        None,
+        "Places that connections of the shard's sources take, wherever they are held",
+        |shard| shard.admitted.get(),
+    )?;
+    let equal_part = moment.equal_part();
+    page.gauge_by_shard(
+        "tidegate_lease_borrowed",
+        None,
+        "Places that the shard has beyond an equal part of the capacity",
+        move |shard| shard.slots_granted.get().saturating_sub(equal_part),
+    )?;
+    page.counter_by_shard(
+        "tidegate_lease_reclaimed",
+        None,
+        "Places that the shard gave back because they had run out elsewhere",
+        |shard| shard.slots_reclaimed.get(),
+    )?;
+    page.gauge_by_shard(
+        "tidegate_lease_tokens",
+        None,
+        "Connections that the shard may admit before it needs more of the global rate",
+        |shard| shard.tokens_held.get(),
+    )?;
+    page.counter_by_shard(
+        "tidegate_admission_deferred",
+        None,
+        "Attempts that waited because the shard's lease was empty",
+        |shard| shard.admission_deferred.get(),
+    )?;
+    page.counter_by_shard(
+        "tidegate_owner_questions",
+        None,
+        "Attempts whose source belongs to another shard, which was asked",
+        |shard| shard.owner_asked.get(),
+    )?;
+    page.counter_by_shard(
+        "tidegate_placements",
+        None,
+        "Connections that the shard handed to a lighter one",
+        |shard| shard.placed.get(),
+    )?;
+    page.total(
+        "tidegate_placements_failed",
+        None,
+        "Connections that a lighter shard had no room for after all",
+        |shard| &shard.placements_failed,
+    )
 }
 
 fn shards(page: &mut Page<'_, '_>) -> Result<(), Error> {
