@@ -203,6 +203,10 @@ pub(crate) struct Flood {
     /// [default: another one for each attempt]
     #[arg(long, value_name = "KEY", value_parser = header_value)]
     pub(crate) key: Option<String>,
+    /// Be a proxy for N clients in turn, named in X-Forwarded-For; the server has to trust the
+    /// sources for it
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) behind_proxy: u32,
     /// Admin listener of the server, whose counters must agree with the fates
     /// [default: http://127.0.0.1:8081, if something answers there]
     #[arg(long, value_name = "URL")]

@@ -109,6 +109,7 @@ pub(crate) fn flood(flood: &Flood) -> Result<Plan, Refused> {
         manner: Manner {
             origin: flood.origin.as_deref().map(Arc::from),
             key: flood.key.as_deref().map(Arc::from),
+            clients: flood.behind_proxy,
         },
         epoch: Instant::now(),
     };

@@ -34,6 +34,8 @@ pub(crate) struct Manner {
     pub(crate) origin: Option<Arc<str>>,
     /// The key; `None` makes a new one for each request, as clients have to.
     pub(crate) key: Option<Arc<str>>,
+    /// As a proxy, name so many clients in turn; 0 names none.
+    pub(crate) clients: u32,
 }
 
 /// One ring's part of a run.

@@ -113,12 +113,13 @@ impl<S: Scenario> Client<S> {
     fn ask(&mut self, slot: FileSlot) {
         let Some(connection) = self.core.table.at(slot) else { return };
         connection.stage = Stage::Opening(Step::Upgrade);
-        let path = self.scenario.path(connection.index);
+        let index = connection.index;
+        let path = self.scenario.path(index);
         let target = Arc::clone(&self.core.job.target);
         let manner = self.core.job.manner.clone();
         let mut key = String::new();
         self.core.send_with(slot, |out| {
-            key = upgrade::ask(&target, path.unwrap_or(&target.path), &manner, out);
+            key = upgrade::ask(&target, path.unwrap_or(&target.path), &manner, index, out);
         });
         let connection = self.core.table.at(slot);
         if let Some(opening) = connection.and_then(|connection| connection.opening.as_mut()) {

@@ -1,10 +1,15 @@
 //! The client's half of the upgrade: the request, and what the answer means.
 
+use std::net::Ipv4Addr;
+
 use tidegate::http::{request, response};
 use tungstenite::handshake::client::generate_key;
 
 use super::core::Manner;
 use crate::target::Target;
+
+/// The first client of a proxy, 1.0.0.0; the rest follow it.
+const FIRST_CLIENT: u32 = 1 << 24;
 
 /// What has been answered so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,18 +24,32 @@ pub(super) enum Answer {
     Bad,
 }
 
-/// Appends the upgrade request to `out` and returns its key.
-pub(super) fn ask(target: &Target, path: &str, manner: &Manner, out: &mut Vec<u8>) -> String {
+/// Appends the upgrade request of connection `index` to `out` and returns its key.
+pub(super) fn ask(
+    target: &Target,
+    path: &str,
+    manner: &Manner,
+    index: u64,
+    out: &mut Vec<u8>,
+) -> String {
     let key = manner.key.as_deref().map_or_else(generate_key, str::to_owned);
     request::client_upgrade(&target.authority, path, &key, out);
     if let Some(origin) = &manner.origin {
-        // In front of the empty line that ends the head.
-        out.truncate(out.len() - 2);
-        out.extend_from_slice(b"Origin: ");
-        out.extend_from_slice(origin.as_bytes());
-        out.extend_from_slice(b"\r\n\r\n");
+        add_header(out, "Origin", origin);
+    }
+    if manner.clients > 0 {
+        let client = FIRST_CLIENT + (index % u64::from(manner.clients)) as u32;
+        add_header(out, "X-Forwarded-For", &Ipv4Addr::from_bits(client).to_string());
     }
     key
+}
+
+/// In front of the empty line that ends the head.
+fn add_header(head: &mut Vec<u8>, name: &str, value: &str) {
+    head.truncate(head.len() - 2);
+    for part in [name, ": ", value, "\r\n\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// Reads the answer to the request with `key`.
@@ -64,13 +83,15 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_and_a_chosen_key_are_part_of_the_head() {
+    fn what_a_request_says_of_itself_is_part_of_the_head() {
         let target: Target = "ws://127.0.0.1:1/ws".parse().unwrap();
         let mut request = Vec::new();
-        let manner = Manner { origin: Some("https://a.example".into()), key: Some(KEY.into()) };
-        assert_eq!(ask(&target, &target.path, &manner, &mut request), KEY);
+        let origin = Some("https://a.example".into());
+        let manner = Manner { origin, key: Some(KEY.into()), clients: 300 };
+        assert_eq!(ask(&target, &target.path, &manner, 559, &mut request), KEY);
         let text = String::from_utf8(request).unwrap();
-        assert!(text.ends_with("\r\nOrigin: https://a.example\r\n\r\n"), "{text}");
+        let end = "\r\nOrigin: https://a.example\r\nX-Forwarded-For: 1.0.1.3\r\n\r\n";
+        assert!(text.ends_with(end), "{text}");
         assert!(text.contains(&format!("\r\nSec-WebSocket-Key: {KEY}\r\n")), "{text}");
         assert_eq!(text.matches("\r\n\r\n").count(), 1);
     }
