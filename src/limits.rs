@@ -151,6 +151,14 @@ pub const SPARE_BUFFERS: usize = 256;
 /// See [`SPARE_BUFFERS`].
 pub const SPARE_BUFFER_BYTES: usize = 16 << 10;
 
+/// Refused sources that a shard counts by name: whoever has more than one in 64 of its refusals
+/// is among them, and one is found in 512 bytes.
+pub const REFUSED_SOURCES: usize = 64;
+
+/// How long an admin request waits for what the shards have to say, in milliseconds. A shard
+/// answers in its next turn; one that does not is standing still.
+pub const SHARD_PATIENCE_MS: u64 = 500;
+
 /// How long a client has to come back for when a refusal has no bucket to compute it from.
 pub const RETRY_AFTER_MS: u64 = 1_000;
 

@@ -14,6 +14,7 @@
 //! come as a [`plan`].
 
 pub mod abroad;
+pub mod heavy_hitters;
 pub mod ip_bucket;
 pub mod leases;
 pub mod owner;
@@ -28,6 +29,7 @@ pub mod steering_program;
 use ahash::RandomState;
 
 pub use abroad::Abroad;
+pub use heavy_hitters::{HeavyHitters, RefusedSource};
 pub use ip_bucket::{IpBuckets, IpLimits, IpRefusal};
 pub use leases::{Leases, Room};
 pub use owner::Owners;
