@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::TrySendError;
-use futures_channel::oneshot;
+use futures_channel::{mpsc, oneshot};
 use monoio::time::timeout;
 use serde_json::{Value, json};
 
@@ -22,9 +22,10 @@ use super::publishing::Publications;
 use super::render;
 use super::route::Show;
 use super::server::AdminContext;
+use crate::admission::HeavyHitters;
 use crate::channels::publish::{broadcast_text, text_frame};
 use crate::coordinator::command::{Command, ReloadAnswer, ShutdownAnswer};
-use crate::limits::COORDINATOR_PATIENCE_MS;
+use crate::limits::{COORDINATOR_PATIENCE_MS, SHARD_PATIENCE_MS};
 use crate::mesh::inbox::NotTaken;
 use crate::mesh::message::{Fault, ShardMessage};
 
@@ -90,6 +91,10 @@ impl Office {
     pub(super) async fn answer(&self, request: AdminRequest) -> Result<Answer, ApiError> {
         match request {
             AdminRequest::Show(show) => self.show(show),
+            AdminRequest::Refused { limit } => {
+                let answers = self.ask_shards(ShardMessage::TopRefused).await;
+                Ok(Answer::json(200, &render::refused(&self.moment(), &answers, limit)))
+            }
             AdminRequest::Shutdown { force } => {
                 let answer = self.shut_down(force).await?;
                 let status = if answer.started { 202 } else { 200 };
@@ -189,6 +194,29 @@ impl Office {
                  {COORDINATOR_PATIENCE_MS} ms; GET /api/v1/shutdown/overview shows what it does"
             ))),
         }
+    }
+
+    /// Asks every shard and waits for the answers; without those of shards that have no room for
+    /// the question, are gone, or do not answer in time.
+    async fn ask_shards(
+        &self,
+        question: impl Fn(mpsc::UnboundedSender<Box<HeavyHitters>>) -> ShardMessage,
+    ) -> Vec<HeavyHitters> {
+        let (reply, mut replies) = mpsc::unbounded();
+        let publisher = &self.context.publisher;
+        for postbox in (0..self.context.state.shards.len()).filter_map(|n| publisher.postbox(n)) {
+            // A question that is not taken is one answer less, which the answer shows.
+            let _ = postbox.post(question(reply.clone()));
+        }
+        drop(reply);
+        let mut answers = Vec::new();
+        let collecting = async {
+            while let Ok(answer) = replies.recv().await {
+                answers.push(*answer);
+            }
+        };
+        let _ = timeout(Duration::from_millis(SHARD_PATIENCE_MS), collecting).await;
+        answers
     }
 
     fn inject(&self, shard: Option<usize>, fault: Fault) -> Result<Answer, ApiError> {

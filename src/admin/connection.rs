@@ -140,7 +140,8 @@ async fn handle(
             read_body(body, declared, waits, patience.body).await?
         }
     };
-    let request = parse::request(endpoint.route, &body, office.context.state.shards.len())?;
+    let request =
+        parse::request(endpoint.route, head.uri.query(), &body, office.context.state.shards.len())?;
     office.answer(request).await
 }
 

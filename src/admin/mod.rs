@@ -15,6 +15,7 @@
 //! | GET | `/health/status` | yes | counts, limits and refusals as JSON (S0.20) |
 //! | GET | `/metrics` | yes | everything that is counted, as OpenMetrics text |
 //! | GET | `/api/v1/shards` | yes | one entry for each shard |
+//! | GET | `/api/v1/admission/refused` | yes | the sources that are refused most; `?limit=N` |
 //! | GET | `/api/v1/shutdown/status` | yes | the shutdown report as it stands |
 //! | GET | `/api/v1/shutdown/health` | yes | as `/healthz` |
 //! | GET | `/api/v1/shutdown/ready` | yes | as `/readyz` |

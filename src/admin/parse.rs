@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::error::{ApiError, ErrorKind, quoted};
 use super::route::{Method, Route, Show};
-use crate::limits::{MAX_CHANNEL_BYTES, MAX_PUBLISH_CHANNELS};
+use crate::limits::{MAX_CHANNEL_BYTES, MAX_PUBLISH_CHANNELS, REFUSED_SOURCES};
 use crate::mesh::message::Fault;
 
 /// What a request asks for, complete and in range.
@@ -15,6 +15,8 @@ use crate::mesh::message::Fault;
 pub(super) enum AdminRequest {
     /// To look.
     Show(Show),
+    /// The sources that were refused most, so many of them.
+    Refused { limit: usize },
     /// To end the server.
     Shutdown {
         /// Cut instead of drain.
@@ -75,13 +77,22 @@ pub(super) fn check_content_type(
     ))
 }
 
-/// Reads the body that belongs to a route.
+/// Sources that `refused` shows unless it is told how many.
+const REFUSED_SHOWN: usize = 10;
+
+/// Reads the query or the body that belongs to a route.
 ///
 /// # Errors
 /// 400, naming the field or the place.
-pub(super) fn request(route: Route, body: &[u8], shards: usize) -> Result<AdminRequest, ApiError> {
+pub(super) fn request(
+    route: Route,
+    query: Option<&str>,
+    body: &[u8],
+    shards: usize,
+) -> Result<AdminRequest, ApiError> {
     match route {
         Route::Show(show) => Ok(AdminRequest::Show(show)),
+        Route::Refused => refused(query.unwrap_or_default()),
         Route::Drain => nothing(body).map(|()| AdminRequest::Shutdown { force: false }),
         Route::Force => nothing(body).map(|()| AdminRequest::Shutdown { force: true }),
         Route::Reload => nothing(body).map(|()| AdminRequest::Reload),
@@ -156,6 +167,20 @@ fn object<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &str) -> Result<T, Api
         let message: String = error.to_string().chars().take(200).collect();
         bad(&message)
     })
+}
+
+fn refused(query: &str) -> Result<AdminRequest, ApiError> {
+    let limits = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "limit");
+    let Some((_, written)) = limits.last() else {
+        return Ok(AdminRequest::Refused { limit: REFUSED_SHOWN });
+    };
+    match written.parse() {
+        Ok(limit) if (1..=REFUSED_SOURCES).contains(&limit) => Ok(AdminRequest::Refused { limit }),
+        _ => Err(ApiError::bad_request(format!(
+            "`limit` is {}; allowed are 1 to {REFUSED_SOURCES}",
+            quoted(&written)
+        ))),
+    }
 }
 
 fn nothing(body: &[u8]) -> Result<(), ApiError> {
@@ -242,7 +267,8 @@ mod tests {
 
     use super::*;
 
-    const ROUTES: [Route; 8] = [
+    const ROUTES: [Route; 9] = [
+        Route::Refused,
         Route::Drain,
         Route::Force,
         Route::Reload,
@@ -254,7 +280,7 @@ mod tests {
     ];
 
     fn read(route: Route, body: &str) -> Result<AdminRequest, String> {
-        request(route, body.as_bytes(), 2).map_err(|error| {
+        request(route, None, body.as_bytes(), 2).map_err(|error| {
             assert_eq!(error.kind, ErrorKind::BadRequest);
             error.message
         })
@@ -334,6 +360,24 @@ mod tests {
     }
 
     #[test]
+    fn a_query_says_how_many_refused_sources_are_wanted() {
+        let read = |query| request(Route::Refused, query, &[], 2);
+        for (query, limit) in [
+            (None, 10),
+            (Some(""), 10),
+            (Some("verbose=1"), 10),
+            (Some("limit=1"), 1),
+            (Some("a=b&limit=64&c"), 64),
+        ] {
+            assert_eq!(read(query), Ok(AdminRequest::Refused { limit }), "{query:?}");
+        }
+        for query in ["limit=0", "limit=65", "limit=", "limit", "limit=ten", "limit=-1"] {
+            let error = read(Some(query)).err().map(|error| error.message).unwrap_or_default();
+            assert!(error.contains("allowed are 1 to 64"), "{query}: {error}");
+        }
+    }
+
+    #[test]
     fn an_empty_body_is_enough_where_nothing_is_needed() {
         for body in ["", " ", "{}", " { } "] {
             assert_eq!(read(Route::Drain, body), Ok(AdminRequest::Shutdown { force: false }));
@@ -367,14 +411,14 @@ mod tests {
         #[test]
         fn no_body_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             for route in ROUTES {
-                let _ = request(route, &bytes, 2);
+                let _ = request(route, None, &bytes, 2);
             }
         }
 
         #[test]
         fn no_text_that_looks_like_a_body_panics(text in r#"[{}\[\]":,a-z0-9\\ .eu-]{0,80}"#) {
             for route in ROUTES {
-                let _ = request(route, text.as_bytes(), 2);
+                let _ = request(route, Some(&text), text.as_bytes(), 2);
             }
         }
     }

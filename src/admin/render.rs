@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::moment::Moment;
 use super::route::speaks_centrifugo;
+use crate::admission::{HeavyHitters, heavy_hitters};
 use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::coordinator::command::{ReloadAnswer, ShutdownAnswer};
 use crate::metrics::REFUSAL_LABELS;
@@ -133,6 +134,26 @@ fn shard(moment: &Moment, index: usize) -> Value {
         "receive_buffers_starved": shard.buffers_starved.get(),
         "accept_paused": shard.accept_paused.get(),
         "epoch": shard.epoch.get(),
+    })
+}
+
+/// The sources that the shards which answered refused most.
+pub(super) fn refused(moment: &Moment, answers: &[HeavyHitters], limit: usize) -> Value {
+    let sources = heavy_hitters::merge(answers, limit).into_iter().map(|entry| {
+        let age_ns = moment.now.ns().saturating_sub(entry.last_ns);
+        json!({
+            "source": entry.source.to_string(),
+            "refused": entry.refused,
+            "at_most_over": entry.at_most_over,
+            "reason": entry.last_reason.label(),
+            "last_refused_ms_ago": age_ns / 1_000_000,
+        })
+    });
+    json!({
+        "timestamp": moment.timestamp,
+        "sources": sources.collect::<Vec<_>>(),
+        "shards_answered": answers.len(),
+        "shards": moment.shards().len(),
     })
 }
 

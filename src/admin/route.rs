@@ -7,6 +7,8 @@ use super::error::{ApiError, ErrorKind, quoted};
 pub(super) enum Route {
     /// Only looks; never changes anything (rule 5).
     Show(Show),
+    /// Only looks, and asks the shards.
+    Refused,
     Drain,
     Force,
     Reload,
@@ -73,6 +75,12 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     get("/health/status", Show::HealthStatus),
     get("/metrics", Show::Metrics),
     get("/api/v1/shards", Show::Shards),
+    Endpoint {
+        method: Method::Get,
+        path: "/api/v1/admission/refused",
+        route: Route::Refused,
+        open: false,
+    },
     get("/api/v1/shutdown/status", Show::ShutdownStatus),
     get("/api/v1/shutdown/health", Show::Healthy),
     get("/api/v1/shutdown/ready", Show::Ready),

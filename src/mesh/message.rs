@@ -4,8 +4,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_channel::mpsc::UnboundedSender;
+
 use crate::admission::leases::Reply;
-use crate::admission::{AdmissionPlan, SourceKey, Verdict};
+use crate::admission::{AdmissionPlan, HeavyHitters, SourceKey, Verdict};
 use crate::coordinator::phase::Phase;
 use crate::ring::Token;
 
@@ -67,6 +69,9 @@ pub enum ShardMessage {
     },
     /// Shard -> another: what belongs to a descriptor that was handed to it.
     Handed(Handed),
+    /// Admin -> every shard: which sources were refused most? One answer, at once. Dropped, the
+    /// admin's answer has one shard less and says so.
+    TopRefused(UnboundedSender<Box<HeavyHitters>>),
     /// Admin -> one shard, only with `debug.fault_injection`: misbehave.
     Fault(Fault),
 }

@@ -150,6 +150,7 @@ impl<R: Ring> Shard<R> {
     pub(super) fn note_refused(&mut self, token: Token, reason: RefusalReason) {
         self.metrics.admission_refused[reason.index()].add(1);
         let Some(connection) = self.connections.get_mut(token) else { return };
+        self.refusing.most_refused.count(connection.source, reason, self.now.ns());
         debug!(
             slot = token.slot,
             source = %connection.source,

@@ -18,6 +18,7 @@ mod on_receive;
 mod on_send;
 mod on_tick;
 mod placement;
+mod refusing;
 pub mod settings;
 mod timers;
 mod unadmitted;
@@ -50,6 +51,7 @@ use fan_out::FanOut;
 use on_accept::Accepting;
 use on_receive::BeforeUpgrade;
 use placement::Placement;
+use refusing::Refusing;
 use settings::Settings;
 use timers::Timers;
 use unadmitted::Unadmitted;
@@ -99,6 +101,7 @@ pub struct Shard<R: Ring> {
     deferred: Deferred,
     placement: Placement,
     accepting: Accepting,
+    refusing: Refusing,
     connections: Connections,
     before_upgrade: HashMap<FileSlot, BeforeUpgrade, RandomState>,
     unadmitted: HashMap<FileSlot, Unadmitted, RandomState>,
@@ -139,6 +142,7 @@ impl<R: Ring> Shard<R> {
             deferred: Deferred::new(),
             placement: Placement::new(parts.shards, parts.hash.clone()),
             accepting: Accepting::new(capacity),
+            refusing: Refusing::default(),
             connections: Connections::default(),
             before_upgrade: HashMap::with_hasher(parts.hash.clone()),
             unadmitted: HashMap::with_hasher(parts.hash.clone()),

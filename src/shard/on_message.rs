@@ -40,6 +40,10 @@ impl<R: Ring> Shard<R> {
             }
             ShardMessage::Ended { from, sources } => self.on_ended(from, &sources),
             ShardMessage::Handed(papers) => self.on_papers(papers),
+            ShardMessage::TopRefused(reply) => {
+                // Whoever asked may have gone.
+                let _ = reply.unbounded_send(Box::new(self.refusing.most_refused.clone()));
+            }
             ShardMessage::Fault(Fault::Panic) => panic!("injected through the admin API"),
             ShardMessage::Fault(Fault::Stall(ms)) => {
                 std::thread::sleep(Duration::from_millis(ms));

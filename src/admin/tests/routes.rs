@@ -131,3 +131,41 @@ fn answers_are_counted_by_status() {
         assert!(page.lines().any(|found| found == line), "{page}");
     }
 }
+
+/// The sources of all shards are put together; a shard that does not answer is left out.
+#[test]
+fn the_most_refused_sources_are_those_of_the_shards_that_answer() {
+    use crate::admission::{HeavyHitters, Prefixes, RefusalReason};
+    use crate::mesh::message::ShardMessage;
+    let admin = Admin::start();
+    admin.get("/api/v1/admission/refused?limit=65").is_error(400, "bad_request", "1 to 64");
+    let inbox = &admin.inboxes[0];
+    while inbox.take().is_some() {}
+    let reply = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| admin.get("/api/v1/admission/refused?limit=1"));
+        let question = loop {
+            match inbox.take() {
+                Some(ShardMessage::TopRefused(reply)) => break reply,
+                Some(other) => panic!("{other:?}"),
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let mut hitters = HeavyHitters::default();
+        for n in [1, 2, 2] {
+            let source = Prefixes::default().key([192, 0, 2, n].into());
+            hitters.count(source, RefusalReason::PerIpRate, 0);
+        }
+        question.unbounded_send(Box::new(hitters)).unwrap();
+        asked.join().unwrap()
+    });
+    let json = reply.json();
+    assert_eq!(
+        (reply.status, &json["shards_answered"], &json["shards"]),
+        (200, &1.into(), &2.into())
+    );
+    let sources = json["sources"].as_array().unwrap();
+    assert_eq!(sources.len(), 1, "{json}");
+    assert_eq!((&sources[0]["source"], &sources[0]["refused"]), (&"192.0.2.2".into(), &2.into()));
+    assert_eq!(sources[0]["reason"], "per_ip_rate");
+    assert!(sources[0]["last_refused_ms_ago"].is_u64() && sources[0]["at_most_over"] == 0);
+}
