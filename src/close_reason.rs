@@ -14,6 +14,9 @@ pub enum CloseReason {
     Reset,
     /// No complete upgrade request within `handshake.timeout_ms`, counted from accept.
     HandshakeTimeout,
+    /// Too many connections were in their handshake (`handshake.max_pending`), or too few
+    /// descriptors were left for new ones, and this one had been longest in it.
+    HandshakeEvicted,
     /// The upgrade request was refused: malformed, wrong path, origin, version.
     HandshakeRefused,
     /// Admission refused the connection (counted by its own reasons as well).
@@ -39,11 +42,12 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All variants, in the order of [`Self::index`].
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::PeerClosed,
         Self::PeerGone,
         Self::Reset,
         Self::HandshakeTimeout,
+        Self::HandshakeEvicted,
         Self::HandshakeRefused,
         Self::AdmissionRefused,
         Self::KeepaliveTimeout,
@@ -68,6 +72,7 @@ impl CloseReason {
             Self::PeerGone => "peer_gone",
             Self::Reset => "reset",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::HandshakeEvicted => "handshake_evicted",
             Self::HandshakeRefused => "handshake_refused",
             Self::AdmissionRefused => "admission_refused",
             Self::KeepaliveTimeout => "keepalive_timeout",

@@ -13,6 +13,10 @@ pub const COMPLETIONS: u32 = 16_384;
 /// holds a place for the peer's address, which multishot accept cannot report.
 pub const ACCEPTS: u32 = 64;
 
+/// Accepts for which there are always descriptors: while fewer are free, the refused connections
+/// that are longest silent are ended. One turn takes so many new connections at least.
+pub const ACCEPTS_KEPT: u32 = 16;
+
 /// Direct descriptors kept for connections above the capacity, which are told 503 and closed.
 /// A full table makes the kernel drop an accepted connection without an answer.
 pub const REFUSAL_SLOTS: u32 = 256;
@@ -193,4 +197,5 @@ const _: () = {
     assert!(INBOX_PER_TURN <= INBOX);
     assert!(WHEEL_SLOTS.is_power_of_two());
     assert!(MIN_FILES < crate::ring::MAX_SLOTS);
+    assert!(ACCEPTS_KEPT < ACCEPTS && ACCEPTS_KEPT < MIN_FILES / 2);
 };

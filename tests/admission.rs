@@ -6,14 +6,13 @@
 
 mod support;
 
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use support::eventually;
 use support::server::Server;
 use support::wire::{self, Client, Response, upgrade_request};
-use support::{eventually, socket};
 
 /// What became of some attempts.
 #[derive(Default)]
@@ -240,27 +239,4 @@ fn a_refused_client_that_sends_its_request_bit_by_bit_still_reads_why() {
     }
     let (received, _) = wire::read_to_end(&mut stream).unwrap();
     assert_eq!(Response::parse(&received).map(|response| response.status), Some(503));
-}
-
-#[test]
-fn a_full_table_holds_connections_in_the_backlog_and_says_so_once() {
-    let mut server = Server::start(&["server.shards=1", "server.direct_descriptors=96"]);
-    // Not admitted beyond 48, but each has a descriptor until its handshake times out.
-    let address = server.clients;
-    let connect = |_| socket::connect(address).unwrap();
-    let silent: Vec<_> = (0..96).map(connect).collect();
-    let waiting: Vec<_> = (0..40).map(connect).collect();
-    server.wait_for_log("accepting paused: every direct descriptor is in use");
-    for stream in silent {
-        drop(stream);
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    for mut stream in waiting {
-        stream.write_all(&upgrade_request("/echo")).unwrap();
-        assert!(Client::read_answer(stream).is_ok(), "each is answered");
-    }
-    let paused = |event: &serde_json::Value| {
-        event["message"].as_str().is_some_and(|message| message.starts_with("accepting paused"))
-    };
-    assert_eq!(server.log().into_iter().filter(paused).count(), 1);
 }

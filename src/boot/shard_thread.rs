@@ -202,7 +202,7 @@ impl Seed {
             shards: self.state.shards.clone(),
             commands: self.commands,
             metrics,
-            settings: Settings::new(config)
+            settings: Settings::new(config, self.state.shards.len())
                 .map_err(|_| io::Error::other("server.allowed_origins"))?,
             admission: Admission::begin(&self.plan, hash.clone()),
             routes: routes(config),

@@ -290,6 +290,14 @@ keys! {
         /// How long a client may take for its upgrade request, from the moment it is
         /// accepted. Bytes that trickle in do not extend it.
         timeout_ms: u64 = Number(5000), between(10, 10 * MINUTE_MS), "ms";
+
+        /// How many connections may be accepted and not upgraded at the same time, over all
+        /// shards. One more ends the oldest, so that many who say nothing do not keep out those
+        /// who speak. Each holds about 5 KB in the kernel, and up to 8 KB once a part of its
+        /// request has come. The default is a storm of 13,000 a second of which nobody says
+        /// anything within the default timeout; honest clients are there for one round trip. Less
+        /// than what arrives in a round trip would end them too.
+        max_pending: u64 = Number(65_536), between(64, 100_000_000), "connections";
     }
 
     /// Finding out that a silent client is gone.

@@ -136,6 +136,7 @@ impl<R: Ring> Shard<R> {
         if let Some(connection) = self.connections.get_mut(token) {
             connection.state = State::TurnedAway;
             self.before_upgrade.insert(token.slot, answer);
+            self.queue_refused(token);
             self.listen_for_request(token);
         }
     }

@@ -11,6 +11,7 @@ mod dispatch;
 mod drain;
 mod effects;
 mod fan_out;
+mod half_open;
 mod on_accept;
 mod on_close;
 mod on_message;
@@ -48,6 +49,7 @@ use admitting::Deferred;
 use connections::Connections;
 use drain::Drain;
 use fan_out::FanOut;
+use half_open::HalfOpen;
 use on_accept::Accepting;
 use on_receive::BeforeUpgrade;
 use placement::Placement;
@@ -102,6 +104,7 @@ pub struct Shard<R: Ring> {
     placement: Placement,
     accepting: Accepting,
     refusing: Refusing,
+    half_open: HalfOpen,
     connections: Connections,
     before_upgrade: HashMap<FileSlot, BeforeUpgrade, RandomState>,
     unadmitted: HashMap<FileSlot, Unadmitted, RandomState>,
@@ -126,6 +129,7 @@ impl<R: Ring> Shard<R> {
     pub fn new(ring: R, parts: Parts) -> Self {
         let now = parts.clock.now();
         let capacity = ring.file_capacity();
+        let half_open = HalfOpen::new(parts.settings.half_open);
         Self {
             index: parts.index,
             ring,
@@ -143,6 +147,7 @@ impl<R: Ring> Shard<R> {
             placement: Placement::new(parts.shards, parts.hash.clone()),
             accepting: Accepting::new(capacity),
             refusing: Refusing::default(),
+            half_open,
             connections: Connections::default(),
             before_upgrade: HashMap::with_hasher(parts.hash.clone()),
             unadmitted: HashMap::with_hasher(parts.hash.clone()),

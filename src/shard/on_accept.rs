@@ -2,7 +2,9 @@
 //! unless its peer is a trusted proxy, which first has to say for whom it connects.
 //!
 //! Accepting stops before the table of direct descriptors is full, because the kernel would drop
-//! the connection without an answer; the backlog holds it meanwhile.
+//! the connection without an answer; the backlog holds it meanwhile. Those who are refused and
+//! say nothing do not stop it for long: the oldest of them give up their descriptors
+//! (`half_open`).
 
 use std::net::SocketAddr;
 
@@ -70,12 +72,13 @@ impl<R: Ring> Shard<R> {
         }
         let taken = self.connections.live() as u32 + self.accepting.in_flight;
         let free = self.accepting.capacity.saturating_sub(taken);
+        let more_come_free = self.make_room_for_accepts(free + self.accepting.in_flight);
         let wanted = limits::ACCEPTS.saturating_sub(self.accepting.in_flight);
         for _ in 0..wanted.min(free) {
             self.accepting.in_flight += 1;
             self.ring.start(Operation::Accept);
         }
-        let full = self.accepting.in_flight == 0;
+        let full = self.accepting.in_flight == 0 && !more_come_free;
         if full && !self.accepting.table_full {
             self.metrics.accept_paused.add(1);
             if self.accepting.is_worth_a_line(self.tick) {
@@ -138,6 +141,7 @@ impl<R: Ring> Shard<R> {
         connection.source = source;
         connection.port = peer.port();
         (connection.accepted_tick, connection.heard_tick) = (tick, tick);
+        self.begin_half_open(token);
         self.set_timer_in(token, self.settings.deadlines.handshake);
         if self.phase.accepts() && self.settings.trusted_proxies.contains(peer.ip()) {
             return self.admit_proxy(token, peer);

@@ -128,6 +128,9 @@ impl<R: Ring> Shard<R> {
             return;
         }
         connection.state = State::Ending;
+        if !connection.facts.has(Facts::OPENED) {
+            self.half_open.left();
+        }
         connection.partial = None;
         let subscriptions =
             std::mem::replace(&mut connection.subscriptions, crate::connection::NONE);

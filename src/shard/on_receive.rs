@@ -356,6 +356,7 @@ impl<R: Ring> Shard<R> {
         connection.state = State::Open;
         connection.route = route;
         connection.facts.note(Facts::OPENED);
+        self.half_open.left();
         let accepted_ms = u64::from(connection.accepted_tick) * limits::TICK_MS;
         let metrics = &self.metrics;
         metrics.open_since_ms.add(accepted_ms);

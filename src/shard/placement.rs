@@ -132,6 +132,7 @@ impl<R: Ring> Shard<R> {
         connection.facts.forget(Facts::ADMITTED);
         connection.facts.note(Facts::MOVED);
         connection.state = State::Ending;
+        self.half_open.left();
         self.metrics.handshaking.set(self.metrics.handshaking.get().saturating_sub(1));
         self.metrics.placed.add(1);
         if !admitted || self.abroad.lend(to) {
@@ -168,6 +169,7 @@ impl<R: Ring> Shard<R> {
         let (token, connection) = self.connections.begin(slot, State::Arriving);
         (connection.accepted_tick, connection.heard_tick) = (tick, tick);
         self.metrics.handshaking.add(1);
+        self.begin_half_open(token);
         self.set_timer_in(token, self.settings.deadlines.handshake);
         match self.placement.arriving.remove(&(from, there)) {
             Some(Half::Papers(papers)) => self.on_arrival(token, papers),

@@ -6,6 +6,7 @@ use crate::config::{Config, ProxyProtocol};
 use crate::connection::deadline::Deadlines;
 use crate::http::origin::{AllowedOrigins, InvalidOrigin};
 use crate::http::upgrade::UpgradeRules;
+use crate::limits;
 
 /// How long what a refused or failed client still sends is discarded, so that it can read our
 /// last bytes before the connection is gone.
@@ -33,16 +34,18 @@ pub struct Settings {
     pub trusted_proxies: TrustedProxies,
     /// Whether such a proxy does so in a PROXY header.
     pub proxy_protocol: ProxyProtocol,
+    /// Connections that may be accepted and not upgraded.
+    pub half_open: usize,
     /// What an upgrade request must be like.
     pub upgrade: UpgradeRules,
 }
 
 impl Settings {
-    /// From the configuration.
+    /// From the configuration, for one of so many shards.
     ///
     /// # Errors
     /// An origin that is not one; the configuration has checked them before.
-    pub fn new(config: &Config) -> Result<Self, InvalidOrigin> {
+    pub fn new(config: &Config, shards: usize) -> Result<Self, InvalidOrigin> {
         let ticks = Deadlines::ticks;
         let ping_interval = match config.keepalive.ping_interval_ms {
             0 => 0,
@@ -65,9 +68,16 @@ impl Settings {
             prefixes: config.admission.prefixes(),
             trusted_proxies: TrustedProxies::new(&config.server.trusted_proxies),
             proxy_protocol: config.server.proxy_protocol,
+            half_open: half_open(config.handshake.max_pending, shards),
             upgrade: UpgradeRules {
                 allowed_origins: AllowedOrigins::new(&config.server.allowed_origins)?,
             },
         })
     }
+}
+
+/// A shard's part of the server's half-open connections: at least what one turn can accept.
+fn half_open(server: u64, shards: usize) -> usize {
+    let part = server.div_ceil(shards.max(1) as u64);
+    usize::try_from(part).unwrap_or(usize::MAX).max(limits::ACCEPTS as usize)
 }

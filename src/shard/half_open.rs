@@ -1,0 +1,215 @@
+//! Connections that are accepted and not upgraded, and which of them goes when there are too many.
+//!
+//! Whoever connects and says nothing holds a descriptor and kernel memory until the handshake's
+//! deadline; thousands who do so must not keep out those who speak. So there is a budget, and
+//! one more than that ends the oldest: who has had the longest time is the least likely to
+//! use it. Refused ones go first when descriptors are short, because admitted ones cannot use
+//! those up.
+//!
+//! Invariant: `live` is the number of connections that are half-open in the sense of
+//! [`is_half_open`]. The queues also hold tokens of connections that are not any more, but never
+//! more than three for each that is (see [`Queue`]).
+
+use std::collections::VecDeque;
+
+use super::Shard;
+use super::connections::Connections;
+use crate::close_reason::CloseReason;
+use crate::connection::deadline::is_reached;
+use crate::connection::{Connection, Facts, State};
+use crate::limits;
+use crate::ring::{Ring, Token};
+
+/// What a refused connection has for its request in any case, 192 to 256 ms: somebody who is slow
+/// for a moment is told why. In so long a time the descriptors kept for refusals are used once.
+const GRACE_TICKS: u32 = 4;
+
+/// Half-open connections of a shard.
+#[derive(Debug)]
+pub(super) struct HalfOpen {
+    budget: usize,
+    live: usize,
+    all: Queue,
+    /// Those among them that were not admitted.
+    refused: Queue,
+}
+
+impl HalfOpen {
+    pub(super) fn new(budget: usize) -> Self {
+        Self { budget, live: 0, all: Queue::default(), refused: Queue::default() }
+    }
+
+    /// A connection is not half-open any more: upgraded, or ending.
+    pub(super) fn left(&mut self) {
+        debug_assert!(self.live > 0, "more left than came");
+        self.live = self.live.saturating_sub(1);
+    }
+}
+
+/// Tokens in the order in which they came. Those that mean nothing any more are not looked for
+/// when that happens, but taken out in passing: each that comes makes room for itself by
+/// looking at [`LOOKS`](Self::LOOKS) others. While one round of looking goes on no more can come than a
+/// half of what there was, so the queue is never longer than three times what is live, and no
+/// step of it is long.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Older than `unseen`; looked at in this round.
+    seen: VecDeque<Token>,
+    unseen: VecDeque<Token>,
+}
+
+impl Queue {
+    const LOOKS: usize = 3;
+
+    fn push(&mut self, token: Token, is_live: impl Fn(Token) -> bool) {
+        self.unseen.push_back(token);
+        for _ in 0..Self::LOOKS {
+            let Some(token) = self.unseen.pop_front() else { break };
+            if is_live(token) {
+                self.seen.push_back(token);
+            }
+        }
+        if self.unseen.is_empty() {
+            std::mem::swap(&mut self.seen, &mut self.unseen);
+        }
+    }
+
+    /// Takes out the oldest that is live, if it is `due`.
+    fn pop_if(
+        &mut self,
+        is_live: impl Fn(Token) -> bool,
+        due: impl Fn(Token) -> bool,
+    ) -> Option<Token> {
+        loop {
+            let older = if self.seen.is_empty() { &mut self.unseen } else { &mut self.seen };
+            let token = *older.front()?;
+            let live = is_live(token);
+            if live && !due(token) {
+                return None;
+            }
+            older.pop_front();
+            if live {
+                return Some(token);
+            }
+        }
+    }
+
+    /// Takes out the oldest that is live.
+    #[cfg(test)]
+    fn pop(&mut self, is_live: impl Fn(Token) -> bool) -> Option<Token> {
+        self.pop_if(is_live, |_| true)
+    }
+}
+
+/// Accepted, not upgraded, and not ending.
+fn is_half_open(connections: &Connections, token: Token) -> bool {
+    connections.slot(token.slot).is_some_and(|connection| {
+        connection.generation == token.generation
+            && !matches!(connection.state, State::Vacant | State::Ending)
+            && !connection.facts.has(Facts::OPENED)
+    })
+}
+
+/// The same, and known not to be admitted.
+fn is_refused(connections: &Connections, token: Token) -> bool {
+    let refused = |connection: &Connection| {
+        let told = matches!(connection.state, State::Flushing | State::Lingering);
+        (told || connection.state == State::TurnedAway) && !connection.facts.has(Facts::ADMITTED)
+    };
+    is_half_open(connections, token) && connections.slot(token.slot).is_some_and(refused)
+}
+
+impl<R: Ring> Shard<R> {
+    /// A connection was accepted; the oldest goes if that is one too many.
+    pub(super) fn begin_half_open(&mut self, token: Token) {
+        let connections = &self.connections;
+        self.half_open.all.push(token, |token| is_half_open(connections, token));
+        self.half_open.live += 1;
+        if self.half_open.live > self.half_open.budget {
+            let live = |token| is_half_open(connections, token);
+            // On its way to another shard it cannot be ended; it has gone in a moment.
+            let can_end = |token: Token| {
+                connections.slot(token.slot).is_some_and(|slot| slot.state != State::Leaving)
+            };
+            let oldest = self.half_open.all.pop_if(live, can_end);
+            if let Some(oldest) = oldest {
+                self.end(oldest, CloseReason::HandshakeEvicted);
+            }
+        }
+    }
+
+    /// A connection was refused admission and has its place until it has been told.
+    pub(super) fn queue_refused(&mut self, token: Token) {
+        let connections = &self.connections;
+        self.half_open.refused.push(token, |token| is_refused(connections, token));
+    }
+
+    /// Ends the oldest refused connections if `free` descriptors are too few to go on accepting,
+    /// but none within [`GRACE_TICKS`] of its accept.
+    /// Those that are ending give theirs back in a moment, and count as free. Returns whether
+    /// there are such.
+    pub(super) fn make_room_for_accepts(&mut self, free: u32) -> bool {
+        let unopened = self.metrics.handshaking.get();
+        let ending = unopened.saturating_sub(self.half_open.live as u64);
+        let short = u64::from(limits::ACCEPTS_KEPT).saturating_sub(u64::from(free) + ending);
+        for _ in 0..short {
+            let (connections, tick) = (&self.connections, self.tick);
+            let had_its_time = |token: Token| {
+                connections.slot(token.slot).is_none_or(|connection| {
+                    is_reached(connection.accepted_tick.wrapping_add(GRACE_TICKS), tick)
+                })
+            };
+            let live = |token| is_refused(connections, token);
+            let oldest = self.half_open.refused.pop_if(live, had_its_time);
+            let Some(oldest) = oldest else { break };
+            self.end(oldest, CloseReason::HandshakeEvicted);
+        }
+        self.metrics.handshaking.get() > self.half_open.live as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn token(n: u32) -> Token {
+        Token::new(n, 1)
+    }
+
+    proptest! {
+        /// Against a sorted set: the oldest comes first, and the dead take no room.
+        #[test]
+        fn the_oldest_live_one_is_taken_and_the_queue_stays_short(
+            steps in prop::collection::vec((0u8..8, any::<prop::sample::Index>()), 1..2_000),
+            most in 1usize..60,
+        ) {
+            let mut queue = Queue::default();
+            let mut live: BTreeSet<u32> = BTreeSet::new();
+            for (n, (kind, index)) in steps.into_iter().enumerate() {
+                match kind {
+                    // One goes by itself, anywhere in the queue.
+                    0..3 if !live.is_empty() => {
+                        let gone = *index.get(&live.iter().copied().collect::<Vec<_>>());
+                        live.remove(&gone);
+                    }
+                    3 => {
+                        let oldest = queue.pop(|token| live.contains(&token.slot));
+                        prop_assert_eq!(oldest.map(|token| token.slot), live.pop_first());
+                    }
+                    _ => {
+                        live.insert(n as u32);
+                        queue.push(token(n as u32), |token| live.contains(&token.slot));
+                        if live.len() > most {
+                            let oldest = queue.pop(|token| live.contains(&token.slot));
+                            prop_assert_eq!(oldest.map(|token| token.slot), live.pop_first());
+                        }
+                        let length = queue.seen.len() + queue.unseen.len();
+                        prop_assert!(length <= 3 * most + 4, "{} for at most {}", length, most);
+                    }
+                }
+            }
+        }
+    }
+}
