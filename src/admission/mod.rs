@@ -16,6 +16,7 @@
 pub mod abroad;
 pub mod heavy_hitters;
 pub mod ip_bucket;
+pub mod ladder;
 pub mod leases;
 pub mod owner;
 pub mod pace;
@@ -31,6 +32,7 @@ use ahash::RandomState;
 pub use abroad::Abroad;
 pub use heavy_hitters::{HeavyHitters, RefusedSource};
 pub use ip_bucket::{IpBuckets, IpLimits, IpRefusal};
+pub use ladder::{Ladder, LadderRates, Rung};
 pub use leases::{Leases, Room};
 pub use owner::Owners;
 pub use pace::Pace;
