@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::admission::Rung;
 use crate::close_reason::{CloseReason, DrainOutcome};
 
 /// Labels of `tidegate_admission_refused_total`; the order is that of
@@ -68,6 +69,8 @@ pub struct ShardMetrics {
     pub handshakes_ended: [Count; CloseReason::ALL.len()],
     /// Refusals by admission, in the order of [`REFUSAL_LABELS`].
     pub admission_refused: [Count; REFUSAL_LABELS.len()],
+    /// What was done with those that admission refused, by [`Rung`].
+    pub refusals: [Count; Rung::ALL.len()],
     /// Data messages from clients.
     pub messages_received: Count,
     /// Data messages queued for clients.

@@ -82,6 +82,21 @@ impl RefusalReason {
         let seconds = retry_after_ms.div_ceil(1000).clamp(1, u64::from(u32::MAX)) as u32;
         if self == Self::Denied { refusal } else { refusal.retry_after(seconds) }
     }
+
+    /// The Close frame for it: its code and its reason, JSON of at most 123 bytes. 1013, "try
+    /// again later" (IANA registry of close codes); 1008 for [`Denied`](Self::Denied), without a
+    /// time, as none will help.
+    pub fn to_close(self, retry_after_ms: u64) -> (u16, String) {
+        let label = self.label();
+        if self == Self::Denied {
+            return (1008, format!("{{\"type\":\"server.refused\",\"reason\":\"{label}\"}}"));
+        }
+        let retry_after_ms = retry_after_ms.max(1);
+        let text = format!(
+            "{{\"type\":\"server.refused\",\"reason\":\"{label}\",\"retry_after_ms\":{retry_after_ms}}}"
+        );
+        (1013, text)
+    }
 }
 
 #[cfg(test)]
@@ -99,6 +114,24 @@ mod tests {
     fn statuses() {
         let statuses = RefusalReason::ALL.map(|reason| reason.status().code());
         assert_eq!(statuses, [429, 429, 429, 503, 403, 503, 503]);
+    }
+
+    #[test]
+    fn the_reason_of_a_close_is_json_that_fits_into_its_frame() {
+        for reason in RefusalReason::ALL {
+            for retry_after_ms in [0, 1, u64::MAX] {
+                let (code, text) = reason.to_close(retry_after_ms);
+                assert!(text.len() <= crate::websocket::close_frame::REASON_MAX, "{text}");
+                let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+                assert_eq!(
+                    (&json["type"], &json["reason"]),
+                    (&"server.refused".into(), &reason.label().into())
+                );
+                let denied = reason == RefusalReason::Denied;
+                assert_eq!(code, if denied { 1008 } else { 1013 });
+                assert_eq!(json["retry_after_ms"].as_u64().is_none(), denied, "{text}");
+            }
+        }
     }
 
     #[test]

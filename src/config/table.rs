@@ -300,6 +300,26 @@ keys! {
         max_pending: u64 = Number(65_536), between(64, 100_000_000), "connections";
     }
 
+    /// How those who are not let in are told. Each way has a rate of its own; what is above it is
+    /// left to the next: a Close, an HTTP answer, a reset, and in the end nothing is accepted for
+    /// a moment. The rates are those of the whole server, in equal parts for its shards; 0 leaves
+    /// a way out.
+    refusal: Refusal {
+        /// How many refused connections are upgraded only to be told why, with Close 1013. That
+        /// is for browsers (requests with an Origin), which cannot see an HTTP status; it costs
+        /// nearly what a handshake costs, so it ends first. The default is a tenth of a core.
+        close_per_second: u64 = Number(5000), between(0, RATE_MAX), "connections per second";
+
+        /// How many refused connections are answered with 429, 503 or 403. The default is about a
+        /// third of a core, and more than clients make that come back when they are told to.
+        http_per_second: u64 = Number(20_000), between(0, RATE_MAX), "connections per second";
+
+        /// How many refused connections are reset before anything is read from them. It is the
+        /// cheapest thing that can be done with a connection once it is accepted; above it, it is
+        /// cheaper to let the kernel's backlog hold, and drop, who comes.
+        reset_per_second: u64 = Number(50_000), between(0, RATE_MAX), "connections per second";
+    }
+
     /// Finding out that a silent client is gone.
     keepalive: Keepalive {
         /// How long a connection is silent before it is sent a Ping. Many proxies cut what is

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use tracing::{debug, warn};
 
 use super::Shard;
-use super::on_receive::BeforeUpgrade;
+use super::on_receive::Listen;
 use crate::admission::{RefusalReason, Room, SourceKey, Verdict};
 use crate::connection::{Facts, InFlight, State};
 use crate::coordinator::command::Command;
@@ -114,12 +114,11 @@ impl<R: Ring> Shard<R> {
             }
             Verdict::Refused { reason, retry_after_ms } => {
                 self.note_refused(token, reason);
-                let refusal = reason.to_refusal(retry_after_ms);
                 if kept.is_empty() {
-                    self.turn_away_later(token, BeforeUpgrade::TurnedAway(refusal));
-                } else {
-                    self.refuse_admission(token, &refusal, kept.ends_with(b"\r\n\r\n"));
+                    return self.turn_away_unread(token, reason, retry_after_ms);
                 }
+                self.turn_away(token, reason, retry_after_ms, &kept);
+                self.listen_again(token, Listen::Idle);
             }
         }
     }
@@ -129,16 +128,6 @@ impl<R: Ring> Shard<R> {
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.in_flight.begin(InFlight::RECEIVE);
         self.ring.start(Operation::Receive { token, wait: true });
-    }
-
-    /// Answers as soon as something has been read.
-    pub(super) fn turn_away_later(&mut self, token: Token, answer: BeforeUpgrade) {
-        if let Some(connection) = self.connections.get_mut(token) {
-            connection.state = State::TurnedAway;
-            self.before_upgrade.insert(token.slot, answer);
-            self.queue_refused(token);
-            self.listen_for_request(token);
-        }
     }
 
     pub(super) fn note_admitted(&mut self, token: Token) {

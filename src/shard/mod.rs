@@ -130,6 +130,7 @@ impl<R: Ring> Shard<R> {
         let now = parts.clock.now();
         let capacity = ring.file_capacity();
         let half_open = HalfOpen::new(parts.settings.half_open);
+        let refusing = Refusing::new(&parts.settings);
         Self {
             index: parts.index,
             ring,
@@ -146,7 +147,7 @@ impl<R: Ring> Shard<R> {
             deferred: Deferred::new(),
             placement: Placement::new(parts.shards, parts.hash.clone()),
             accepting: Accepting::new(capacity),
-            refusing: Refusing::default(),
+            refusing,
             half_open,
             connections: Connections::default(),
             before_upgrade: HashMap::with_hasher(parts.hash.clone()),

@@ -67,7 +67,8 @@ impl<R: Ring> Shard<R> {
     /// Keeps as many accepts in flight as there are descriptors for, up to the limit.
     pub(super) fn begin_accepting(&mut self) {
         // While many wait for the coordinator, more wait in the backlog.
-        if self.accepting.is_paused() || self.deferred.len() >= limits::DEFERRED_PAUSE {
+        let waits = self.deferred.len() >= limits::DEFERRED_PAUSE;
+        if waits || self.accepting.is_paused() || self.is_silent() {
             return;
         }
         let taken = self.connections.live() as u32 + self.accepting.in_flight;

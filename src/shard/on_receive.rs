@@ -4,9 +4,9 @@
 use tracing::debug;
 
 use super::Shard;
+use super::refusing::TurnedAway;
 use super::unadmitted::Standing;
 use crate::close_reason::CloseReason;
-use crate::config::ProxyProtocol;
 use crate::connection::{Facts, InFlight, State};
 use crate::handler::Inbound;
 use crate::http::refusal::{Refusal, Status};
@@ -37,8 +37,8 @@ const NO_SUCH_PATH: Refusal = Refusal::new(
 pub(super) enum BeforeUpgrade {
     /// The beginning of its request.
     Head(Vec<u8>, HeadScanner),
-    /// It was not admitted; the answer to its first bytes.
-    TurnedAway(Refusal),
+    /// It was not admitted; how it is told is seen from its request.
+    TurnedAway(TurnedAway),
 }
 
 /// How to wait for the next bytes.
@@ -232,26 +232,10 @@ impl<R: Ring> Shard<R> {
         match connection.state {
             State::Unadmitted => self.on_bytes_unadmitted(token, received),
             State::Handshake => self.on_head(token, received, 0),
-            State::TurnedAway => self.turn_away(token, received),
+            State::TurnedAway => self.on_bytes_turned_away(token, received),
             State::Open | State::Closing => self.on_frames(token, Frames::Received(received, 0)),
             _ => {}
         }
-    }
-
-    fn turn_away(&mut self, token: Token, received: &Received) {
-        // Behind a PROXY header the request is still to come.
-        let read_whole = self.settings.proxy_protocol == ProxyProtocol::Off
-            || self.ring.bytes(received).ends_with(b"\r\n\r\n");
-        if let Some(BeforeUpgrade::TurnedAway(refusal)) = self.before_upgrade.remove(&token.slot) {
-            self.refuse_admission(token, &refusal, read_whole);
-        }
-    }
-
-    /// As [`Self::refuse`], for want of admission.
-    pub(super) fn refuse_admission(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        connection.reason = Some(CloseReason::AdmissionRefused);
-        self.refuse(token, refusal, read_whole);
     }
 
     /// Answers with a refusal and closes. If the request was `read_whole`, at once; otherwise

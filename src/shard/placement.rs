@@ -13,7 +13,6 @@ use hashbrown::HashMap;
 use tracing::debug;
 
 use super::Shard;
-use super::on_receive::BeforeUpgrade;
 use crate::admission::RefusalReason;
 use crate::close_reason::CloseReason;
 use crate::connection::{Facts, State};
@@ -159,8 +158,7 @@ impl<R: Ring> Shard<R> {
         }
         self.unadmitted.remove(&token.slot);
         self.note_refused(token, RefusalReason::Draining);
-        let refusal = RefusalReason::Draining.to_refusal(limits::RETRY_AFTER_MS);
-        self.turn_away_later(token, BeforeUpgrade::TurnedAway(refusal));
+        self.turn_away_unread(token, RefusalReason::Draining, limits::RETRY_AFTER_MS);
     }
 
     /// The descriptor of a connection has come from another shard.

@@ -1,10 +1,170 @@
-//! What a shard knows of those it does not let in.
+//! Those who are not let in: who they are, and how they are told.
+//!
+//! A refused connection has its request read to the end before it is answered: an answer before
+//! that could be destroyed by the reset that closing with unread bytes sends, and only the
+//! request says whether a browser asks, which sees nothing of an HTTP answer. How many are
+//! answered at all, and how, is `admission/ladder`.
+//!
+//! Invariant: every refused attempt is counted once by its reason, when it is refused; and at
+//! most once by what was done with it, when that is done.
 
-use crate::admission::HeavyHitters;
+use super::Shard;
+use super::on_receive::BeforeUpgrade;
+use super::settings::Settings;
+use crate::admission::ladder::{Place, Step};
+use crate::admission::{HeavyHitters, Ladder, RefusalReason, Rung};
+use crate::close_reason::CloseReason;
+use crate::connection::State;
+use crate::connection::deadline::is_reached;
+use crate::http::request::{Head, HeadScanner};
+use crate::http::{response, upgrade};
+use crate::ring::{Frame, Received, Ring, Token};
+use crate::websocket::close_frame;
 
-/// See the module.
-#[derive(Debug, Default)]
+/// How long nobody is accepted when all ways to refuse are used up: 64 to 128 ms. The budgets
+/// refill meanwhile, and who is in the backlog is accepted afterwards.
+const SILENCE_TICKS: u32 = 2;
+
+/// What a shard keeps for refusing.
+#[derive(Debug)]
 pub(super) struct Refusing {
     /// The sources that were refused most.
     pub(super) most_refused: HeavyHitters,
+    ladder: Ladder,
+    /// Nobody is accepted before this tick.
+    silent_until: Option<u32>,
+}
+
+/// A connection that is refused and will be answered.
+#[derive(Debug)]
+pub(super) struct TurnedAway {
+    reason: RefusalReason,
+    retry_after_ms: u64,
+    place: Place,
+    /// The beginning of its request.
+    head: Vec<u8>,
+    scanner: HeadScanner,
+}
+
+impl Refusing {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            most_refused: HeavyHitters::default(),
+            ladder: Ladder::new(settings.refusal_rates, settings.shards),
+            silent_until: None,
+        }
+    }
+}
+
+impl<R: Ring> Shard<R> {
+    /// Nobody is accepted for a moment.
+    pub(super) fn is_silent(&self) -> bool {
+        self.refusing.silent_until.is_some_and(|until| !is_reached(until, self.tick))
+    }
+
+    /// Tells a connection that it is refused, or resets it if nothing is left to tell it with.
+    /// `request` is what has been read of its request; more of it is read if that is needed.
+    pub(super) fn turn_away(
+        &mut self,
+        token: Token,
+        reason: RefusalReason,
+        retry_after_ms: u64,
+        request: &[u8],
+    ) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.state = State::TurnedAway;
+        let place = match self.refusing.ladder.begin(self.now.ns()) {
+            Step::Answer(place) => place,
+            Step::Reset => return self.turn_away_unheard(token, Rung::Reset),
+            Step::Silence => return self.turn_away_unheard(token, Rung::Silence),
+        };
+        let (head, scanner) = (request.to_vec(), HeadScanner::default());
+        let away = TurnedAway { reason, retry_after_ms, place, head, scanner };
+        self.before_upgrade.insert(token.slot, BeforeUpgrade::TurnedAway(away));
+        self.queue_refused(token);
+        self.look_at_request(token);
+    }
+
+    /// The same for a connection from which nothing has been read, and on which nothing waits.
+    pub(super) fn turn_away_unread(
+        &mut self,
+        token: Token,
+        reason: RefusalReason,
+        retry_after_ms: u64,
+    ) {
+        self.turn_away(token, reason, retry_after_ms, &[]);
+        let connection = self.connections.get_mut(token);
+        if connection.is_some_and(|connection| connection.state == State::TurnedAway) {
+            self.listen_for_request(token);
+        }
+    }
+
+    /// More of the request of a connection that is refused.
+    pub(super) fn on_bytes_turned_away(&mut self, token: Token, received: &Received) {
+        if let Some(BeforeUpgrade::TurnedAway(away)) = self.before_upgrade.get_mut(&token.slot) {
+            away.head.extend_from_slice(self.ring.bytes(received));
+        }
+        self.look_at_request(token);
+    }
+
+    /// Answers if the request is over, or is none.
+    fn look_at_request(&mut self, token: Token) {
+        let Some(BeforeUpgrade::TurnedAway(away)) = self.before_upgrade.get_mut(&token.slot) else {
+            return;
+        };
+        match away.scanner.scan(&away.head) {
+            Ok(Head::Incomplete) => {}
+            Ok(Head::Complete { len }) => {
+                let mut head = std::mem::take(&mut away.head);
+                head.truncate(len);
+                self.answer_turned_away(token, Some(&head));
+            }
+            Err(_) => self.answer_turned_away(token, None),
+        }
+    }
+
+    /// Tells a connection that it is refused. Its request is over if there is a `head`; otherwise
+    /// it is none, and the rest of it is discarded.
+    fn answer_turned_away(&mut self, token: Token, head: Option<&[u8]>) {
+        let Some(BeforeUpgrade::TurnedAway(away)) = self.before_upgrade.remove(&token.slot) else {
+            return;
+        };
+        let request = head.and_then(|head| upgrade::parse(head, &self.settings.upgrade).ok());
+        let key = request.filter(|request| request.origin.is_some()).map(|request| request.key);
+        let rung = self.refusing.ladder.answer(away.place, key.is_some(), self.now.ns());
+        match (rung, key) {
+            (Rung::Reset | Rung::Silence, _) => return self.turn_away_unheard(token, rung),
+            (Rung::Close, Some(key)) => {
+                let (code, text) = away.reason.to_close(away.retry_after_ms);
+                let mut bytes = self.spare_buffer();
+                response::switching_protocols(key, None, &mut bytes);
+                close_frame::encode(code, &text, &mut bytes);
+                self.note_turned_away(token);
+                self.send(token, Frame::Own(bytes));
+                self.flush_and_linger(token);
+            }
+            _ => {
+                self.note_turned_away(token);
+                let refusal = away.reason.to_refusal(away.retry_after_ms);
+                self.refuse(token, &refusal, head.is_some());
+            }
+        }
+        self.metrics.refusals[rung.index()].add(1);
+    }
+
+    /// Resets a connection that is refused, and is silent afterwards if that was too much too.
+    fn turn_away_unheard(&mut self, token: Token, rung: Rung) {
+        self.metrics.refusals[rung.index()].add(1);
+        if rung == Rung::Silence {
+            self.refusing.silent_until = Some(self.tick.wrapping_add(SILENCE_TICKS));
+        }
+        self.reset(token);
+        self.end(token, CloseReason::AdmissionRefused);
+    }
+
+    fn note_turned_away(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        debug_assert!(connection.state == State::TurnedAway);
+        connection.reason = Some(CloseReason::AdmissionRefused);
+    }
 }

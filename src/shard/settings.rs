@@ -1,6 +1,6 @@
 //! What a shard needs of the configuration, in its own units.
 
-use crate::admission::Prefixes;
+use crate::admission::{LadderRates, Prefixes};
 use crate::client_address::TrustedProxies;
 use crate::config::{Config, ProxyProtocol};
 use crate::connection::deadline::Deadlines;
@@ -36,6 +36,10 @@ pub struct Settings {
     pub proxy_protocol: ProxyProtocol,
     /// Connections that may be accepted and not upgraded.
     pub half_open: usize,
+    /// How many refusals of which kind there may be in a second, on all shards.
+    pub refusal_rates: LadderRates,
+    /// How many shards there are.
+    pub shards: usize,
     /// What an upgrade request must be like.
     pub upgrade: UpgradeRules,
 }
@@ -69,6 +73,12 @@ impl Settings {
             trusted_proxies: TrustedProxies::new(&config.server.trusted_proxies),
             proxy_protocol: config.server.proxy_protocol,
             half_open: half_open(config.handshake.max_pending, shards),
+            refusal_rates: LadderRates {
+                close: config.refusal.close_per_second,
+                http: config.refusal.http_per_second,
+                reset: config.refusal.reset_per_second,
+            },
+            shards,
             upgrade: UpgradeRules {
                 allowed_origins: AllowedOrigins::new(&config.server.allowed_origins)?,
             },

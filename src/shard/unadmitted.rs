@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 
 use super::Shard;
 use super::on_receive::BeforeUpgrade;
-use crate::admission::{RefusalReason, Verdict};
+use crate::admission::{RefusalReason, Rung, Verdict};
 use crate::client_address::proxy_header::{Header, HeaderReader, Malformed};
 use crate::client_address::{ClientAddress, forwarded};
+use crate::close_reason::CloseReason;
 use crate::config::ProxyProtocol;
 use crate::connection::State;
 use crate::http::refusal::Refusal;
@@ -82,7 +83,7 @@ impl<R: Ring> Shard<R> {
             Ok(Header::Complete { len, client }) => {
                 let client = client.unwrap_or(ClientAddress::of_peer(peer));
                 let rest = &bytes[len..];
-                match self.admit_client(token, client, rest.ends_with(b"\r\n\r\n")) {
+                match self.admit_client(token, client, rest) {
                     Standing::Admitted if rest.is_empty() => {}
                     Standing::Admitted => self.on_head(token, received, len - before),
                     Standing::Awaiting => {
@@ -101,11 +102,12 @@ impl<R: Ring> Shard<R> {
     pub(super) fn standing(&mut self, token: Token, head: &[u8]) -> Standing {
         let Some(waiting) = self.unadmitted.get(&token.slot) else { return Standing::Admitted };
         let client = forwarded::client(head, waiting.peer, &self.settings.trusted_proxies);
-        self.admit_client(token, client, true)
+        self.admit_client(token, client, head)
     }
 
-    /// The client is known: the connection is its from now on.
-    fn admit_client(&mut self, token: Token, client: ClientAddress, read_whole: bool) -> Standing {
+    /// The client is known: the connection is its from now on. `request` is what has been read of
+    /// its request.
+    fn admit_client(&mut self, token: Token, client: ClientAddress, request: &[u8]) -> Standing {
         self.unadmitted.remove(&token.slot);
         let source = self.settings.prefixes.key(client.ip);
         let Some(connection) = self.connections.get_mut(token) else { return Standing::Refused };
@@ -121,7 +123,7 @@ impl<R: Ring> Shard<R> {
             Verdict::Deferred => Standing::Awaiting,
             Verdict::Refused { reason, retry_after_ms } => {
                 self.note_refused(token, reason);
-                self.refuse_admission(token, &reason.to_refusal(retry_after_ms), read_whole);
+                self.turn_away(token, reason, retry_after_ms, request);
                 Standing::Refused
             }
         }
@@ -133,6 +135,10 @@ impl<R: Ring> Shard<R> {
         self.unadmitted.remove(&token.slot);
         let reason = RefusalReason::Draining;
         self.note_refused(token, reason);
-        self.refuse_admission(token, &reason.to_refusal(limits::RETRY_AFTER_MS), false);
+        self.metrics.refusals[Rung::Http.index()].add(1);
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.reason = Some(CloseReason::AdmissionRefused);
+        }
+        self.refuse(token, &reason.to_refusal(limits::RETRY_AFTER_MS), false);
     }
 }

@@ -18,6 +18,7 @@ use self::compatibility::compatibility;
 use self::page::{BYTES, Page, SECONDS, ratio, seconds};
 use self::shutdown::{last_shutdown, shutdown};
 use super::moment::Moment;
+use crate::admission::Rung;
 use crate::close_reason::CloseReason;
 use crate::metrics::REFUSAL_LABELS;
 use crate::pressure::Cause;
@@ -118,6 +119,15 @@ fn connections(page: &mut Page<'_, '_>) -> Result<(), Error> {
         "Connections that admission refused, by reason",
         "reason",
         REFUSAL_LABELS.map(|reason| (reason.to_owned(), moment.refused(reason))),
+    )?;
+    page.counter_by(
+        "tidegate_refusals",
+        None,
+        "What was done with connections that admission refused: Close 1013 after 101, an HTTP answer, RST, or RST and a pause of accepting",
+        "rung",
+        Rung::ALL.map(|rung| {
+            (rung.label().to_owned(), moment.sum(|shard| &shard.refusals[rung.index()]))
+        }),
     )?;
     page.gauge(
         "tidegate_admission_tracked_sources",
