@@ -80,8 +80,11 @@ pub const COMMANDS: usize = 1_024;
 /// again: about a millisecond of sends.
 pub const VISITS_PER_TURN: usize = 512;
 
-/// Completions handled before timers, inbox and fan-out get their turn.
-pub const COMPLETIONS_PER_TURN: usize = 4_096;
+/// How long completions are handled before timers, inbox and fan-out get their turn.
+pub const DISPATCH_NS: u64 = 1_000_000;
+
+/// Completions that are handled before the clock is looked at: some microseconds of work.
+pub const COMPLETIONS_BETWEEN_LOOKS: usize = 64;
 
 /// Length of a timer tick. Deadlines are met within one tick; all are seconds in practice.
 pub const TICK_MS: u64 = 64;

@@ -218,7 +218,7 @@ fn the_whole_capacity_can_be_had_through_one_shard() {
     // Wherever somebody leaves, exactly as many more are admitted.
     let stay = |number: &mut usize| {
         *number += 1;
-        *number % 100 != 0
+        !number.is_multiple_of(100)
     };
     let mut number = 0;
     let (stay, leave): (Vec<_>, Vec<_>) = clients.drain(..).partition(|_| stay(&mut number));

@@ -192,10 +192,7 @@ impl<R: Ring> Shard<R> {
         self.ring.turn(timeout)?;
         self.inbox.awake();
         self.look_at_the_clock();
-        for _ in 0..limits::COMPLETIONS_PER_TURN {
-            let Some(completion) = self.ring.next_completion() else { break };
-            self.dispatch(completion);
-        }
+        self.dispatch_some();
         self.take_messages();
         self.go_on_admitting();
         self.go_on_fanning_out();
@@ -204,6 +201,20 @@ impl<R: Ring> Shard<R> {
         self.receive_starved();
         self.note_turn();
         Ok(())
+    }
+
+    /// As many completions as fit into a part of a turn; the rest stays for the next.
+    fn dispatch_some(&mut self) {
+        let end_ns = self.now.ns() + limits::DISPATCH_NS;
+        loop {
+            for _ in 0..limits::COMPLETIONS_BETWEEN_LOOKS {
+                let Some(completion) = self.ring.next_completion() else { return };
+                self.dispatch(completion);
+            }
+            if self.clock.now().ns() >= end_ns {
+                return;
+            }
+        }
     }
 
     /// How long the ring may sleep: not at all while work is left over, otherwise until
