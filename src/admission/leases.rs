@@ -176,14 +176,8 @@ impl Leases {
     /// all counts as said only after [`said`](Self::said), so what could not be sent is not lost.
     pub fn to_say(&self, deferred: u32, tick: bool, now_ns: u64) -> Option<Say> {
         let spare = self.granted - self.used;
-        let (slots_back, tokens_back) = if self.round.is_some() || (self.lean && deferred == 0) {
-            (spare, self.tokens)
-        } else {
-            (
-                excess(spare, self.chunk.slots, deferred),
-                excess(self.tokens, self.chunk.tokens, deferred),
-            )
-        };
+        let slots_back = self.too_many(spare, self.chunk.slots, deferred);
+        let tokens_back = self.too_many(self.tokens, self.chunk.tokens, deferred);
         let wanted = Ask {
             slots: self.missing_slots(spare - slots_back, deferred),
             tokens: self.missing_tokens(self.tokens - tokens_back, deferred, now_ns),
@@ -206,6 +200,17 @@ impl Leases {
         }
         if self.lean {
             self.reclaimed += u64::from(say.slots_back);
+        }
+    }
+
+    /// What of so many is to be given back.
+    fn too_many(&self, held: u32, chunk: u32, deferred: u32) -> u32 {
+        let keep = 2 * chunk.max(1) + deferred;
+        match self.round {
+            Some(_) => held,
+            None if self.lean => held.saturating_sub(deferred),
+            None if held > 2 * keep => held - keep,
+            None => 0,
         }
     }
 
@@ -244,8 +249,28 @@ impl Leases {
     }
 }
 
-/// What of a reserve is more than a shard should keep.
-fn excess(held: u32, chunk: u32, deferred: u32) -> u32 {
-    let keep = 2 * chunk.max(1) + deferred;
-    if held > 2 * keep { held - keep } else { 0 }
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn leases() -> Leases {
+        let mut leases = Leases::default();
+        leases.set(Chunk { slots: 8, tokens: 8 }, true);
+        leases
+    }
+
+    fn answer(slots: u32, tokens: u32, no_tokens_before_ns: u64) -> Reply {
+        Reply::Answer { slots, tokens, full: false, no_tokens_before_ns }
+    }
+
+    #[test]
+    fn while_lean_only_who_waits_is_a_reason_to_keep_anything() {
+        let mut leases = leases();
+        leases.hear(Reply::Recall { round: 1 });
+        leases.said(&leases.to_say(0, false, 0).unwrap());
+        leases.hear(answer(9, 3, 0));
+        let say = leases.to_say(2, false, 0).unwrap();
+        assert_eq!((say.slots_back, say.tokens_back), (7, 1));
+    }
 }
