@@ -54,7 +54,8 @@ pub enum Reply {
         tokens: u32,
         /// No slot is free anywhere. Holds until [`Reply::Refill`].
         full: bool,
-        /// No token is to be had anywhere before then, in nanoseconds of the server's clock.
+        /// No token is to be had anywhere before then, in nanoseconds of the server's clock; 0
+        /// if nothing is known of that. Holds until [`Reply::Refill`].
         no_tokens_before_ns: u64,
     },
     /// Something has run out: give back everything that is not in use, say so even if it is
@@ -65,7 +66,7 @@ pub enum Reply {
     },
     /// There is plenty again.
     Relax,
-    /// A slot has come free somewhere.
+    /// A slot or a token has come back: what was said of there being none holds no more.
     Refill,
 }
 
@@ -167,7 +168,7 @@ impl Leases {
                 self.round = Some(round);
             }
             Reply::Relax => self.lean = false,
-            Reply::Refill => self.full = false,
+            Reply::Refill => (self.full, self.no_tokens_before_ns) = (false, 0),
         }
     }
 

@@ -61,6 +61,8 @@ struct Account {
     recalled: bool,
     /// It was told that there is no slot.
     told_full: bool,
+    /// It was told that there is no token for a while.
+    told_no_tokens: bool,
     /// Slots of shards that have died, which connections on this one still hold, by the dead
     /// shard; absent until this one has said how many.
     orphans: Vec<(usize, u64)>,
@@ -127,7 +129,7 @@ impl Budget {
         (self.limit, self.rate) = (limit, rate);
         // What shards were told of the old limits may not hold any more, and they forget it.
         for account in &mut self.accounts {
-            account.told_full = false;
+            (account.told_full, account.told_no_tokens) = (false, false);
         }
         let short_of_tokens = rate.is_some() && self.tokens_left(now_ps) < 0;
         if self.slots_left() < 0 || short_of_tokens {
@@ -160,6 +162,9 @@ impl Budget {
         }
         self.record(u64::from(say.spent), now_ns);
         self.serve(now_ns);
+        if say.tokens_back > 0 {
+            self.refill(|account| std::mem::take(&mut account.told_no_tokens));
+        }
     }
 
     /// Time has passed: tokens have come.
@@ -278,13 +283,16 @@ impl Budget {
         }
         self.first = (first + 1) % shards.max(1);
         if self.slots_left() > 0 {
-            for (shard, account) in self.accounts.iter_mut().enumerate() {
-                if std::mem::take(&mut account.told_full) {
-                    self.replies.push((shard, Reply::Refill));
-                }
-            }
+            self.refill(|account| std::mem::take(&mut account.told_full));
         }
         self.relax_if_plenty(now_ps);
+    }
+
+    /// Tells those to ask again who were told that there is nothing.
+    fn refill(&mut self, was_told: impl Fn(&mut Account) -> bool) {
+        let accounts = self.accounts.iter_mut().enumerate();
+        let told = accounts.filter_map(|(shard, account)| was_told(account).then_some(shard));
+        self.replies.extend(told.map(|shard| (shard, Reply::Refill)));
     }
 
     fn serve_one(&mut self, shard: usize, now_ps: u128) {
@@ -308,7 +316,7 @@ impl Budget {
         account.waiting = None;
         account.slots += u64::from(slots);
         account.tokens += u64::from(tokens);
-        account.told_full = full;
+        (account.told_full, account.told_no_tokens) = (full, no_tokens);
         let answer = Reply::Answer { slots, tokens, full, no_tokens_before_ns };
         self.replies.push((shard, answer));
     }
@@ -331,5 +339,39 @@ impl Budget {
             let living = self.accounts.iter().enumerate().filter(|(_, account)| !account.dead);
             self.replies.extend(living.map(|(shard, _)| (shard, Reply::Relax)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn ask(tokens: u32) -> Say {
+        Say { ask: Some(Ask { slots: 1, tokens }), ..Say::default() }
+    }
+
+    /// Tokens in the answers since the last call.
+    fn granted(budget: &mut Budget) -> u32 {
+        let tokens = |(_, reply)| match reply {
+            Reply::Answer { tokens, .. } => tokens,
+            _ => 0,
+        };
+        budget.replies().map(tokens).sum()
+    }
+
+    #[test]
+    fn who_was_told_that_there_is_no_token_hears_of_one_that_comes_back() {
+        let mut budget = Budget::new(2, 100, Rate::new(1, 4));
+        budget.hear(0, &ask(4), 0);
+        budget.hear(1, &ask(1), 0);
+        let answer = Say { round: Some(1), ..Say::default() };
+        (0..2).for_each(|shard| budget.hear(shard, &answer, 0));
+        let told = budget.replies().last();
+        let no = Reply::Answer { slots: 0, tokens: 0, full: false, no_tokens_before_ns: SECOND };
+        assert_eq!(told, Some((1, no)), "a second later there would be one");
+        budget.hear(0, &Say { tokens_back: 1, ..Say::default() }, 0);
+        assert_eq!(budget.replies().last(), Some((1, Reply::Refill)));
     }
 }
