@@ -73,7 +73,7 @@ fn books(limits: IpLimits, slots: u32, tokens: u32) -> Admission {
     let mut books = Admission::new(limits, RandomState::with_seeds(1, 2, 3, 4));
     books.leases_mut().set(Chunk::default(), true);
     let all = Reply::Answer { slots, tokens, full: true, no_tokens_before_ns: 2 * SECOND };
-    books.leases_mut().hear(all);
+    books.leases_mut().hear(all, 0);
     books
 }
 

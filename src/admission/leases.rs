@@ -153,15 +153,17 @@ impl Leases {
         self.used -= slots;
     }
 
-    /// The coordinator has said something.
-    pub fn hear(&mut self, reply: Reply) {
+    /// The coordinator has said something. That there is no token holds at least for this moment,
+    /// however late it is heard, so that every answer decides about those who wait for it.
+    pub fn hear(&mut self, reply: Reply, now_ns: u64) {
         match reply {
             Reply::Answer { slots, tokens, full, no_tokens_before_ns } => {
                 self.asked = false;
                 self.granted += slots;
                 self.tokens += tokens;
                 self.full = full;
-                self.no_tokens_before_ns = no_tokens_before_ns;
+                let at_least = if no_tokens_before_ns > 0 { now_ns.saturating_add(1) } else { 0 };
+                self.no_tokens_before_ns = no_tokens_before_ns.max(at_least);
             }
             Reply::Recall { round } => {
                 self.lean = true;
@@ -268,10 +270,20 @@ mod tests {
     #[test]
     fn while_lean_only_who_waits_is_a_reason_to_keep_anything() {
         let mut leases = leases();
-        leases.hear(Reply::Recall { round: 1 });
+        leases.hear(Reply::Recall { round: 1 }, 0);
         leases.said(&leases.to_say(0, false, 0).unwrap());
-        leases.hear(answer(9, 3, 0));
+        leases.hear(answer(9, 3, 0), 0);
         let say = leases.to_say(2, false, 0).unwrap();
         assert_eq!((say.slots_back, say.tokens_back), (7, 1));
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_decides_about_those_who_wait() {
+        let mut leases = leases();
+        leases.hear(answer(0, 0, 5), 10);
+        assert_eq!(leases.room(10), Room::NoTokens { wait_ns: 1 });
+        assert_eq!(leases.room(11), Room::Unknown);
+        leases.hear(answer(0, 0, 50), 20);
+        assert_eq!(leases.room(30), Room::NoTokens { wait_ns: 20 });
     }
 }

@@ -166,7 +166,7 @@ mod tests {
     fn lease(books: &mut Admission, slots: u32, tokens: u32) {
         let no_tokens_before_ns = if tokens == 0 { SECOND } else { 0 };
         let full = slots == 0;
-        books.leases_mut().hear(Reply::Answer { slots, tokens, full, no_tokens_before_ns });
+        books.leases_mut().hear(Reply::Answer { slots, tokens, full, no_tokens_before_ns }, 0);
     }
 
     fn source(n: u8) -> SourceKey {

@@ -115,7 +115,7 @@ mod tests {
         let mut books = Admission::begin(plan, RandomState::with_seeds(1, 2, 3, 4));
         let plenty =
             Reply::Answer { slots: 5000, tokens: 5000, full: false, no_tokens_before_ns: 0 };
-        books.leases_mut().hear(plenty);
+        books.leases_mut().hear(plenty, 0);
         books
     }
 

@@ -32,7 +32,9 @@ impl<R: Ring> Shard<R> {
             }
             ShardMessage::Enter(order) => self.enter(order),
             ShardMessage::Limits(plan) => self.admission.apply(&plan),
-            ShardMessage::Budget(reply) => self.admission.leases_mut().hear(reply),
+            ShardMessage::Budget(reply) => {
+                self.admission.leases_mut().hear(reply, self.now.ns());
+            }
             ShardMessage::Died { shard } => self.on_death(shard),
             ShardMessage::Ask { from, token, source } => self.on_ask(from, token, source),
             ShardMessage::Verdict { token, source, verdict } => {
