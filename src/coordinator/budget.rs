@@ -122,7 +122,8 @@ impl Budget {
     /// used up at most, so that nobody waits longer than the new rate asks.
     pub fn set(&mut self, limit: u64, rate: Option<Rate>, now_ns: u64) {
         let now_ps = u128::from(now_ns) * PS_PER_NS;
-        if let (Some(old), Some(new)) = (self.rate, rate) {
+        if let Some(new) = rate {
+            let old = self.rate.unwrap_or(new);
             let ahead = self.arrival_ps.saturating_sub(now_ps) * new.interval_ps / old.interval_ps;
             self.arrival_ps = now_ps + ahead.min(new.interval_ps * u128::from(new.burst));
         }
@@ -373,5 +374,17 @@ mod tests {
         assert_eq!(told, Some((1, no)), "a second later there would be one");
         budget.hear(0, &Say { tokens_back: 1, ..Say::default() }, 0);
         assert_eq!(budget.replies().last(), Some((1, Reply::Refill)));
+    }
+
+    #[test]
+    fn a_rate_that_is_limited_again_owes_no_more_than_its_burst() {
+        let mut budget = Budget::new(1, 100, Rate::new(1, 10));
+        budget.hear(0, &ask(10), 0);
+        budget.hear(0, &Say { spent: 10, ..Say::default() }, 0);
+        budget.set(100, None, 0);
+        budget.set(100, Rate::new(1_000, 1), 0);
+        assert_eq!(granted(&mut budget), 10);
+        budget.hear(0, &ask(1), SECOND / 1_000);
+        assert_eq!(granted(&mut budget), 1);
     }
 }
