@@ -258,7 +258,9 @@ impl Budget {
     fn record(&mut self, spent: u64, now_ns: u64) {
         let Some(rate) = self.rate.filter(|_| spent > 0) else { return };
         let now_ps = u128::from(now_ns) * PS_PER_NS;
-        self.arrival_ps = self.arrival_ps.max(now_ps) + rate.interval_ps * u128::from(spent);
+        let arrival_ps = self.arrival_ps.max(now_ps) + rate.interval_ps * u128::from(spent);
+        // What was granted under a larger burst is no debt.
+        self.arrival_ps = arrival_ps.min(now_ps + rate.interval_ps * u128::from(rate.burst));
     }
 
     fn recall(&mut self) {
@@ -385,6 +387,17 @@ mod tests {
         budget.set(100, Rate::new(1_000, 1), 0);
         assert_eq!(granted(&mut budget), 10);
         budget.hear(0, &ask(1), SECOND / 1_000);
+        assert_eq!(granted(&mut budget), 1);
+    }
+
+    #[test]
+    fn what_was_granted_at_a_higher_rate_is_no_debt_at_a_lower_one() {
+        let mut budget = Budget::new(1, 100, Rate::new(1_000, 1_000));
+        budget.hear(0, &ask(500), 0);
+        budget.set(100, Rate::new(1, 1), 0);
+        budget.hear(0, &Say { spent: 500, round: Some(1), ..Say::default() }, 0);
+        assert_eq!(granted(&mut budget), 500);
+        budget.hear(0, &ask(1), SECOND);
         assert_eq!(granted(&mut budget), 1);
     }
 }
