@@ -41,6 +41,8 @@ pub struct Ask {
     pub slots: u32,
     /// Tokens.
     pub tokens: u32,
+    /// Attempts that wait for the answer. What is more than these is for a reserve.
+    pub waiting: u32,
 }
 
 /// What the coordinator tells a shard.
@@ -184,6 +186,7 @@ impl Leases {
         let wanted = Ask {
             slots: self.missing_slots(spare - slots_back, deferred),
             tokens: self.missing_tokens(self.tokens - tokens_back, deferred, now_ns),
+            waiting: deferred,
         };
         let ask = (!self.asked && (wanted.slots > 0 || wanted.tokens > 0)).then_some(wanted);
         let gives_back = slots_back > 0 || tokens_back > 0 || self.round.is_some();

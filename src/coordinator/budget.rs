@@ -301,6 +301,9 @@ impl Budget {
     fn serve_one(&mut self, shard: usize, now_ps: u128) {
         let Some(ask) = self.accounts[shard].waiting else { return };
         let of = |wanted: u32, left: i128| i128::from(wanted).min(left).max(0) as u32;
+        // What was asked for ahead while there was plenty would be missing elsewhere now.
+        let most = if self.lean { ask.waiting } else { u32::MAX };
+        let ask = Ask { slots: ask.slots.min(most), tokens: ask.tokens.min(most), ..ask };
         let (slots, tokens) =
             (of(ask.slots, self.slots_left()), of(ask.tokens, self.tokens_left(now_ps)));
         let full = ask.slots > 0 && slots == 0;
@@ -352,7 +355,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn ask(tokens: u32) -> Say {
-        Say { ask: Some(Ask { slots: 1, tokens }), ..Say::default() }
+        Say { ask: Some(Ask { slots: 1, tokens, waiting: tokens }), ..Say::default() }
     }
 
     /// Tokens in the answers since the last call.
@@ -399,5 +402,24 @@ mod tests {
         assert_eq!(granted(&mut budget), 500);
         budget.hear(0, &ask(1), SECOND);
         assert_eq!(granted(&mut budget), 1);
+    }
+
+    #[test]
+    fn a_reserve_that_was_asked_for_is_no_reason_to_refuse_who_waits() {
+        let mut budget = Budget::new(2, 8, None);
+        let ask = |slots, waiting| Some(Ask { slots, tokens: 0, waiting });
+        budget.hear(0, &Say { ask: ask(8, 0), ..Say::default() }, 0);
+        budget.hear(1, &Say { ask: ask(2, 1), ..Say::default() }, 0);
+        budget.hear(0, &Say { ask: ask(8, 0), ..Say::default() }, 0);
+        let answer = |slots_back| Say { slots_back, round: Some(1), ..Say::default() };
+        budget.hear(1, &answer(0), 0);
+        budget.hear(0, &answer(1), 0);
+        let slots = |(shard, reply)| match reply {
+            Reply::Answer { slots, full, .. } => Some((shard, slots, full)),
+            _ => None,
+        };
+        let mut answers: Vec<_> = budget.replies().filter_map(slots).collect();
+        answers.sort_unstable();
+        assert_eq!(answers, [(0, 0, false), (0, 8, false), (1, 1, false)]);
     }
 }

@@ -282,7 +282,7 @@ mod tests {
     }
 
     fn ask(coordinator: &mut Coordinator, shard: usize, slots: u32) {
-        let say = Say { ask: Some(Ask { slots, tokens: slots }), ..Say::default() };
+        let say = Say { ask: Some(Ask { slots, tokens: slots, waiting: slots }), ..Say::default() };
         coordinator.act(Command::Budget { shard, say });
     }
 
