@@ -179,6 +179,9 @@ impl<R: Ring> Shard<R> {
 
     /// The papers of a connection have come from another shard.
     pub(super) fn on_papers(&mut self, papers: Handed) {
+        if papers.proxy.is_none() {
+            self.abroad.welcome(papers.from);
+        }
         match self.placement.arriving.remove(&(papers.from, papers.token)) {
             Some(Half::Descriptor(token)) => self.on_arrival(token, papers),
             _ => {
@@ -189,9 +192,6 @@ impl<R: Ring> Shard<R> {
     }
 
     fn on_arrival(&mut self, token: Token, papers: Handed) {
-        if papers.proxy.is_none() {
-            self.abroad.welcome(papers.from);
-        }
         let age = (papers.age_ms / limits::TICK_MS) as u32;
         let Some(connection) = self.connections.get_mut(token) else {
             return self.on_arrival_too_late(&papers);
