@@ -25,6 +25,11 @@ const PS_PER_NS: u128 = 1_000;
 /// are microseconds apart, and asking for each of them would be all that anybody does.
 const TOKEN_PATIENCE_PS: u128 = PS_PER_SECOND / 1_000;
 
+/// How long an ask waits for shards that do not answer a recall. A shard that stands still would
+/// otherwise keep everybody waiting who finds nothing; now they are refused, although it may
+/// hold something that is free.
+const RECALL_PATIENCE_PS: u128 = PS_PER_SECOND / 4;
+
 /// Largest reserve of slots of one shard.
 const MOST_SLOTS_AHEAD: u64 = 1_024;
 
@@ -80,6 +85,8 @@ pub struct Budget {
     frozen: bool,
     lean: bool,
     round: u32,
+    /// When the last recall began.
+    recalled_ps: u128,
     /// Whom to serve first next time.
     first: usize,
     replies: Vec<(usize, Reply)>,
@@ -96,6 +103,7 @@ impl Budget {
             frozen: false,
             lean: false,
             round: 0,
+            recalled_ps: 0,
             first: 0,
             replies: Vec::new(),
         }
@@ -134,7 +142,7 @@ impl Budget {
         }
         let short_of_tokens = rate.is_some() && self.tokens_left(now_ps) < 0;
         if self.slots_left() < 0 || short_of_tokens {
-            self.recall();
+            self.recall(now_ps);
         }
         self.serve(now_ns);
     }
@@ -263,11 +271,12 @@ impl Budget {
         self.arrival_ps = arrival_ps.min(now_ps + rate.interval_ps * u128::from(rate.burst));
     }
 
-    fn recall(&mut self) {
+    fn recall(&mut self, now_ps: u128) {
         if self.lean {
             return;
         }
         self.lean = true;
+        self.recalled_ps = now_ps;
         self.round = self.round.wrapping_add(1);
         let round = self.round;
         for (shard, account) in self.accounts.iter_mut().enumerate() {
@@ -309,9 +318,10 @@ impl Budget {
         let full = ask.slots > 0 && slots == 0;
         let no_tokens = ask.tokens > 0 && tokens == 0;
         if full || no_tokens {
-            self.recall();
+            self.recall(now_ps);
             // Somebody may still give something back.
-            if self.accounts.iter().any(|account| account.recalled) {
+            let patient = now_ps < self.recalled_ps + RECALL_PATIENCE_PS;
+            if patient && self.accounts.iter().any(|account| account.recalled) {
                 return;
             }
         }
@@ -379,6 +389,30 @@ mod tests {
         assert_eq!(told, Some((1, no)), "a second later there would be one");
         budget.hear(0, &Say { tokens_back: 1, ..Say::default() }, 0);
         assert_eq!(budget.replies().last(), Some((1, Reply::Refill)));
+    }
+
+    #[test]
+    fn a_shard_that_does_not_answer_keeps_nobody_waiting_for_long() {
+        let mut budget = Budget::new(2, 2, None);
+        let ask = Some(Ask { slots: 1, tokens: 0, waiting: 1 });
+        budget.hear(
+            0,
+            &Say { ask: Some(Ask { slots: 2, tokens: 0, waiting: 2 }), ..Say::default() },
+            0,
+        );
+        budget.hear(1, &Say { ask, ..Say::default() }, 0);
+        budget.hear(1, &Say { round: Some(1), ..Say::default() }, 0);
+        budget.look_around(SECOND / 5);
+        let full = |(shard, reply)| match reply {
+            Reply::Answer { full: true, .. } => Some(shard),
+            _ => None,
+        };
+        assert_eq!(budget.replies().find_map(full), None);
+        budget.look_around(SECOND / 4);
+        assert_eq!(budget.replies().find_map(full), Some(1));
+        // What it gives back late is not lost.
+        budget.hear(0, &Say { slots_back: 1, round: Some(1), ..Say::default() }, SECOND);
+        assert!(budget.replies().any(|reply| reply == (1, Reply::Refill)));
     }
 
     #[test]
