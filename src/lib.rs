@@ -23,6 +23,7 @@ pub mod limits;
 pub mod mesh;
 pub mod metrics;
 pub mod pressure;
+pub mod redis;
 pub mod ring;
 pub mod shard;
 pub mod sys;

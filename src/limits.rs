@@ -193,6 +193,36 @@ pub const PRESSURE_CLOSE_LOOK_MS: u64 = 50;
 /// See [`PRESSURE_CLOSE_LOOK_MS`].
 pub const PRESSURE_CLOSE_PER_MILLE: u64 = 600;
 
+/// How long connecting to Redis may take in milliseconds, its greeting included.
+pub const REDIS_CONNECT_MS: u64 = 1_000;
+
+/// How long Redis may take for an answer in milliseconds. A flush takes well below one.
+pub const REDIS_REPLY_MS: u64 = 1_000;
+
+/// Flushes that may fail in a row before the breaker opens: one is an idle connection that broke.
+pub const REDIS_FAILURES_TO_OPEN: u32 = 2;
+
+/// The longest pause between tries of a Redis that fails in milliseconds, however long the flush
+/// interval is: so soon after a recovery the counts are right again.
+pub const REDIS_PAUSE_MAX_MS: u64 = 10_000;
+
+/// Tries of one flush to get an epoch that holds. Two are enough unless something else writes to
+/// the same keys.
+pub const REDIS_EPOCH_TRIES: u32 = 4;
+
+/// The longest pause between two nodes with one id taking each other's place, in milliseconds.
+pub const REDIS_CONFLICT_PAUSE_MAX_MS: u64 = 60_000;
+
+/// How long Redis remembers of a node that is gone what it counted and under which epoch, in
+/// milliseconds: a week. A process that was stopped for longer is counted twice.
+pub const REDIS_MEMORY_MS: u64 = 7 * 24 * 3_600_000;
+
+/// How long the last flush may take when the server stops, in milliseconds (S1.14).
+pub const REDIS_LEAVE_MS: u64 = 5_000;
+
+/// The longest name of a cluster or a node in characters.
+pub const REDIS_NAME_CHARS: usize = 128;
+
 const _: () = {
     assert!(BYTES_PER_CONNECTION >= KERNEL_BYTES_PER_CONNECTION + 97);
     assert!(SUBMISSIONS <= 32_768 && COMPLETIONS <= 65_536, "limits of the kernel");
@@ -201,4 +231,5 @@ const _: () = {
     assert!(WHEEL_SLOTS.is_power_of_two());
     assert!(MIN_FILES < crate::ring::MAX_SLOTS);
     assert!(ACCEPTS_KEPT < ACCEPTS && ACCEPTS_KEPT < MIN_FILES / 2);
+    assert!(REDIS_CONNECT_MS + REDIS_REPLY_MS < REDIS_LEAVE_MS, "a flush may be under way");
 };

@@ -1,0 +1,130 @@
+//! Why a flush failed, as a label for metrics and a word for people. A reply that no client
+//! expects is a reason like any other.
+
+use ::redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// Why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nobody listens there, the name is unknown, its certificate is not trusted, or the connection
+    /// broke.
+    Unreachable,
+    /// No answer in time.
+    TimedOut,
+    /// NOAUTH, WRONGPASS, NOPERM: user, password or their rights are not right.
+    Authentication,
+    /// READONLY: it is a replica.
+    ReadOnly,
+    /// OOM: it has no memory left.
+    OutOfMemory,
+    /// LOADING: it reads its data; MASTERDOWN and the like.
+    NotReady,
+    /// It answered what this server does not understand.
+    Protocol,
+    /// It answered with another error.
+    Refused,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::Authentication,
+        Self::ReadOnly,
+        Self::OutOfMemory,
+        Self::NotReady,
+        Self::Protocol,
+        Self::Refused,
+    ];
+
+    /// What the client's error means.
+    pub fn of(error: &RedisError) -> Self {
+        match error.code() {
+            Some("NOAUTH" | "WRONGPASS" | "NOPERM") => return Self::Authentication,
+            Some("OOM") => return Self::OutOfMemory,
+            // Who has not said a password may not say that much at once.
+            Some("ERR") if error.detail().is_some_and(|why| why.contains("unauthenticated")) => {
+                return Self::Authentication;
+            }
+            Some("BUSY" | "MASTERDOWN" | "NOREPLICAS") => return Self::NotReady,
+            _ => {}
+        }
+        match error.kind() {
+            ErrorKind::Io if error.is_timeout() => Self::TimedOut,
+            ErrorKind::Io => Self::Unreachable,
+            ErrorKind::AuthenticationFailed => Self::Authentication,
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType | ErrorKind::Client => {
+                Self::Protocol
+            }
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => Self::ReadOnly,
+            ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::TryAgain,
+            ) => Self::NotReady,
+            _ => Self::Refused,
+        }
+    }
+
+    /// For metrics and `/health/status`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Authentication => "authentication",
+            Self::ReadOnly => "read_only",
+            Self::OutOfMemory => "out_of_memory",
+            Self::NotReady => "not_ready",
+            Self::Protocol => "protocol",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io;
+
+    use super::*;
+
+    fn of_reply(reply: &[u8]) -> Reason {
+        let error = match ::redis::parse_redis_value(reply) {
+            Ok(value) => value.extract_error().unwrap_err(),
+            Err(error) => error,
+        };
+        Reason::of(&error)
+    }
+
+    #[test]
+    fn every_reply_has_its_reason() {
+        for (reply, reason) in [
+            ("-READONLY You can't write against a read only replica.\r\n", Reason::ReadOnly),
+            ("-OOM command not allowed when used memory > 'maxmemory'.\r\n", Reason::OutOfMemory),
+            ("-NOAUTH Authentication required.\r\n", Reason::Authentication),
+            ("-WRONGPASS invalid username-password pair\r\n", Reason::Authentication),
+            ("-ERR Protocol error: unauthenticated multibulk length\r\n", Reason::Authentication),
+            ("-NOPERM this user has no permissions\r\n", Reason::Authentication),
+            ("-LOADING Redis is loading the dataset in memory\r\n", Reason::NotReady),
+            ("-BUSY Redis is busy running a script.\r\n", Reason::NotReady),
+            ("-MASTERDOWN Link with MASTER is down\r\n", Reason::NotReady),
+            ("-MISCONF Redis is configured to save RDB snapshots\r\n", Reason::Refused),
+            ("-WRONGTYPE Operation against a key\r\n", Reason::Refused),
+            ("HTTP/1.1 400 Bad Request\r\n\r\n", Reason::Protocol),
+            ("\0\0\0\0\r\n", Reason::Protocol),
+        ] {
+            assert_eq!(of_reply(reply.as_bytes()), reason, "{reply}");
+        }
+        for (kind, reason) in [
+            (io::ErrorKind::WouldBlock, Reason::TimedOut),
+            (io::ErrorKind::TimedOut, Reason::TimedOut),
+            (io::ErrorKind::ConnectionRefused, Reason::Unreachable),
+            (io::ErrorKind::UnexpectedEof, Reason::Unreachable),
+        ] {
+            assert_eq!(Reason::of(&io::Error::from(kind).into()), reason);
+        }
+    }
+}
