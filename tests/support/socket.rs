@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::PATIENCE;
 
@@ -31,7 +31,9 @@ pub(crate) fn connect_with(
 ) -> std::io::Result<TcpStream> {
     let source = source.into();
     let family = if source.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    // A server that another test starts meanwhile would keep it open.
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     if source.is_ipv6() {
         sockopt::set_ipv6_freebind(&socket, true)?; // local by a route, not by an interface
     }
