@@ -108,14 +108,15 @@ fn every_source_is_reported_at_once() {
 #[test]
 fn a_check_repeats_the_warnings() {
     let file = file("[shutdown]\ndeadline_ms = 10_000\n");
-    let variables = [("REDIS_URL", "redis://redis:6379")];
+    let variables = [("TIDEGATE_SERVER__PROXY_PROTOCOL", "accept")];
     let output = tidegate(&["config", "check", name(file.path())], &variables);
     assert_eq!((code(&output), out(&output)), (0, "ok\n".into()));
     assert_eq!(
         err(&output),
-        "warning: REDIS_URL is set but this version keeps its counts in memory only\n\
-         warning: shutdown.drain_ms = 15000 ms is longer than shutdown.deadline_ms and is cut to \
-         10000 ms\n"
+        "warning: shutdown.drain_ms = 15000 ms is longer than shutdown.deadline_ms and is cut to \
+         10000 ms\n\
+         warning: server.proxy_protocol is set but server.trusted_proxies is empty: a PROXY header \
+         is a malformed request from everybody\n"
     );
 }
 
@@ -160,10 +161,11 @@ fn show_says_where_each_value_was_set() {
 
 #[test]
 fn show_as_json_has_typed_values() {
-    let variables = [("TIDEGATE_ADMIN__TOKEN", "0123456789abcdef"), ("REDIS_URL", "redis://r")];
+    let variables =
+        [("TIDEGATE_ADMIN__TOKEN", "0123456789abcdef"), ("REDIS_URL", "redis://:hunter2@r")];
     let output = tidegate(&["config", "show", "--json", "--shards", "4"], &variables);
     assert_eq!(code(&output), 0);
-    assert!(!out(&output).contains("0123456789abcdef"));
+    assert!(!out(&output).contains("0123456789abcdef") && !out(&output).contains("hunter2"));
     let shown: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
     let values = &shown["values"];
     assert_eq!(values["server.shards"]["value"], 4);
@@ -171,7 +173,8 @@ fn show_as_json_has_typed_values() {
     assert_eq!(values["server.listen"]["value"], "0.0.0.0:8080");
     assert_eq!(values["server.allowed_origins"]["value"], serde_json::json!([]));
     assert_eq!(values["admin.token"]["value"], "(set)");
-    assert_eq!(shown["warnings"].as_array().unwrap().len(), 1);
+    assert_eq!(values["redis.url"]["value"], "(set)");
+    assert_eq!(shown["warnings"], serde_json::json!([]));
 }
 
 #[test]

@@ -28,6 +28,7 @@ use crate::coordinator::command::{Command, ReloadAnswer, ShutdownAnswer};
 use crate::limits::{COORDINATOR_PATIENCE_MS, SHARD_PATIENCE_MS};
 use crate::mesh::inbox::NotTaken;
 use crate::mesh::message::{Fault, ShardMessage};
+use crate::sys::kernel;
 
 const JSON: &str = "application/json";
 
@@ -74,7 +75,7 @@ impl Office {
             context,
             publications,
             cpu: CpuMeter::default(),
-            host: process::host_name(),
+            host: kernel::host_name(),
             answers: RefCell::default(),
         }
     }
@@ -148,6 +149,7 @@ impl Office {
         let inboxes = (0..state.shards.len())
             .map(|shard| publisher.postbox(shard).map_or(0, |postbox| postbox.len()));
         Moment {
+            redis: self.context.state.redis.view(),
             now,
             timestamp: format!("{:.3}", jiff::Timestamp::now()),
             process: process::read(&self.cpu, Duration::from_nanos(now.ns())),

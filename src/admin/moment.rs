@@ -10,6 +10,7 @@ use crate::coordinator::phase::Phase;
 use crate::coordinator::report::ShutdownReport;
 use crate::coordinator::state::ServerState;
 use crate::metrics::{Count, REFUSAL_LABELS, ShardMetrics};
+use crate::redis::board::View;
 
 /// The server at one moment. Counters are read one by one while shards write them, so two of
 /// them may be a few events apart.
@@ -20,6 +21,8 @@ pub(super) struct Moment {
     /// The wall clock, RFC 3339 in UTC with milliseconds.
     pub(super) timestamp: String,
     pub(super) process: ProcessFigures,
+    /// How Redis is, and what the cluster counts.
+    pub(super) redis: View,
     /// Messages waiting in each shard's inbox.
     pub(super) inboxes: Vec<usize>,
     pub(super) last_shutdown: Option<Arc<LastShutdown>>,
@@ -97,11 +100,7 @@ impl Moment {
 
     /// Milliseconds that all connections, ended and open, have been open in total.
     pub(super) fn connection_ms(&self) -> u64 {
-        let open = self.shards().iter().map(|shard| {
-            let now_ms = shard.connections.get() * shard.tick_ms.get();
-            now_ms.saturating_sub(shard.open_since_ms.get())
-        });
-        self.sum(|shard| &shard.connection_ms) + open.sum::<u64>()
+        self.state.connection_ms()
     }
 
     /// The same in whole seconds.

@@ -76,12 +76,6 @@ pub(super) fn read(meter: &CpuMeter, uptime: Duration) -> ProcessFigures {
     }
 }
 
-/// The name under which this machine goes.
-pub(super) fn host_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
-}
-
 /// The first number after `label` at the start of a line.
 fn number(text: &str, label: &str) -> u64 {
     text.lines()

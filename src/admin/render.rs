@@ -10,6 +10,8 @@ use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::coordinator::command::{ReloadAnswer, ShutdownAnswer};
 use crate::metrics::REFUSAL_LABELS;
 use crate::pressure::Cause;
+use crate::redis::board::Status;
+use crate::redis::reason::Reason;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -42,13 +44,8 @@ pub(super) fn health_status(moment: &Moment) -> Value {
     let admission = &config.admission;
     json!({
         "timestamp": moment.timestamp,
-        "scope": "node",
-        "redis": {
-            "status": "disabled",
-            "concurrent_connections": connections,
-            "total_connection_seconds": moment.connection_seconds(),
-            "peak_connections": moment.state.connections_peak(),
-        },
+        "scope": if moment.redis.cluster_at(moment.now).is_some() { "cluster" } else { "node" },
+        "redis": redis(moment),
         "chronos": {
             "tick_count": moment.state.ticks(),
             "active_connections": connections,
@@ -68,6 +65,32 @@ pub(super) fn health_status(moment: &Moment) -> Value {
         },
         "graceful_shutdown": { "accepting_connections": moment.phase().accepts() },
     })
+}
+
+/// S0.22. The sums of the cluster as of the last flush, or the node's own figures (rule 13).
+fn redis(moment: &Moment) -> Value {
+    let (view, now) = (&moment.redis, moment.now);
+    let status = view.status_at(now);
+    let (connections, peak, connection_ms) = match view.cluster_at(now) {
+        Some(cluster) => (cluster.connections, cluster.peak, cluster.connection_ms),
+        None => {
+            let state = &moment.state;
+            (state.connections(), state.connections_peak(), state.connection_ms())
+        }
+    };
+    let mut value = json!({
+        "status": status.label(),
+        "concurrent_connections": connections,
+        "total_connection_seconds": connection_ms / 1000,
+        "peak_connections": peak,
+    });
+    if status != Status::Disabled {
+        value["reason"] = view.reason_at(now).map(Reason::label).into();
+        value["nodes"] = view.cluster_at(now).map(|cluster| cluster.nodes).into();
+        value["epoch"] = view.epoch.into();
+        value["age_ms"] = view.age_ms(now).into();
+    }
+    value
 }
 
 /// S0.72. Null is what could not be read.
@@ -317,7 +340,10 @@ fn counts<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> Value {
 mod tests {
     use super::super::tests::moment;
     use super::*;
+    use crate::clock::Now;
     use crate::coordinator::phase::Phase;
+    use crate::redis::board::View;
+    use crate::redis::counts::Cluster;
 
     fn keys(value: &Value) -> Vec<&str> {
         value.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect()
@@ -375,6 +401,40 @@ mod tests {
             })
         );
         assert_eq!(status["graceful_shutdown"], json!({ "accepting_connections": true }));
+    }
+
+    /// S0.22, rule 13.
+    #[test]
+    fn counts_are_those_of_the_cluster_while_redis_is_there_and_say_so() {
+        let mut moment = moment(Phase::Running);
+        moment.state.shards[0].connections.set(3);
+        let cluster = Cluster { connections: 9, peak: 12, connection_ms: 61_900, nodes: 2 };
+        moment.redis = View {
+            status: Status::Ok,
+            cluster: Some(cluster),
+            flushed: Some(Now::from_ms(7_199_000)),
+            lease_ms: 3_000,
+            epoch: 4,
+            ..View::default()
+        };
+        let status = health_status(&moment);
+        assert_eq!(status["scope"], "cluster");
+        assert_eq!(
+            status["redis"],
+            json!({
+                "status": "ok", "reason": null, "nodes": 2, "epoch": 4, "age_ms": 1000,
+                "concurrent_connections": 9, "total_connection_seconds": 61,
+                "peak_connections": 12,
+            })
+        );
+        moment.redis.status = Status::Unavailable;
+        moment.redis.reason = Some(Reason::ReadOnly);
+        let status = health_status(&moment);
+        assert_eq!(status["scope"], "node");
+        assert_eq!(status["redis"]["status"], "unavailable");
+        assert_eq!(status["redis"]["reason"], "read_only");
+        assert_eq!(status["redis"]["concurrent_connections"], 3);
+        assert_eq!(status["redis"]["age_ms"], 1000);
     }
 
     /// S4.94, S2.32, S1.46: only a running server is ready; until refusing begins it accepts.

@@ -6,6 +6,7 @@
 
 mod capacity;
 mod logging;
+mod redis;
 mod report_file;
 mod shard_thread;
 mod steering;
@@ -115,6 +116,7 @@ fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStart
     let shards = Shards::start(&state, &capacity, &plan, mailboxes, listeners, owners, &commands)?;
     sampler::start(Arc::clone(&state), reader, commands.clone())
         .map_err(|error| NotStarted::unavailable(format!("pressure thread: {error}")))?;
+    redis::start(&state, address)?;
     let context = admin::AdminContext {
         state: Arc::clone(&state),
         commands: commands.clone(),

@@ -17,26 +17,23 @@ pub(super) const FILE_NAME: &str = "TIDEGATE_CONFIG";
 /// Names the profile.
 pub(super) const PROFILE_NAME: &str = "TIDEGATE_PROFILE";
 
-/// Set by deployments that expect counts to be shared; nothing here obeys it.
+/// Deployments without Redis set it to nothing, which says nothing about `redis.url`.
 const REDIS_NAME: &str = "REDIS_URL";
 
-/// Reads the variables, which may come in any order. Also returns warnings about those that
-/// are understood and have no effect.
-pub(super) fn read(environment: &[(OsString, OsString)]) -> (Layer, Vec<String>) {
+/// Reads the variables, which may come in any order.
+pub(super) fn read(environment: &[(OsString, OsString)]) -> Layer {
     let mut layer = Layer::default();
-    let mut warnings = Vec::new();
     for (name, value) in in_order(environment) {
-        if name == REDIS_NAME && !value.is_empty() {
-            warnings.push(format!(
-                "{REDIS_NAME} is set but this version keeps its counts in memory only"
-            ));
-        } else if let Some(found) = find(&name) {
+        if name == REDIS_NAME && value.is_empty() {
+            continue;
+        }
+        if let Some(found) = find(&name) {
             take(&mut layer, found, name, value);
         } else if name.starts_with(ENVIRONMENT_PREFIX) && !is_excepted(&name, value) {
             layer.errors.push(unknown(name));
         }
     }
-    (layer, warnings)
+    layer
 }
 
 /// The value of a variable that names another source; empty counts as not set.

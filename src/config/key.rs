@@ -76,7 +76,7 @@ impl Key {
     /// Whether the value must never be shown.
     #[must_use]
     pub fn is_secret(&self) -> bool {
-        matches!(self.rule, Rule::Secret { .. })
+        matches!(self.rule, Rule::Secret { .. } | Rule::RedisUrl)
     }
 
     /// The allowed values in words, with their unit.

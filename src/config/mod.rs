@@ -45,8 +45,8 @@ pub use rule::Rule;
 pub use source::{FlagValue, Source, Sources};
 pub use source_override::{Overrides, SourceOverride};
 pub use table::{
-    Admin, Admission, Config, Debugging, Handshake, Keepalive, Log, Metrics, Refusal, Server,
-    Shutdown,
+    Admin, Admission, Config, Debugging, Handshake, Keepalive, Log, Metrics, Redis, Refusal,
+    Server, Shutdown,
 };
 pub use value::{LogFormat, ProxyProtocol, Secret, Value};
 

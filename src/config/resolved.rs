@@ -54,7 +54,7 @@ impl Config {
         let mut errors = Vec::new();
         let profile = profile_layer(&sources, &mut errors);
         let file = file_layer(&sources, &mut errors);
-        let (environment, warnings) = environment::read(&sources.environment);
+        let environment = environment::read(&sources.environment);
         let flags = Layer::from_flags(&sources.flags);
 
         let mut values = BTreeMap::new();
@@ -63,7 +63,6 @@ impl Config {
             errors.extend(layer.errors);
         }
         let mut config = Config::from_written(&values);
-        config.warnings = warnings;
         config.fill_in();
         config.check(&mut errors);
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }

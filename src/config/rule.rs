@@ -9,6 +9,8 @@ use toml::de::DeValue;
 
 use super::value::{LogFormat, ProxyProtocol, Value};
 use super::{address_block, allowed_origin, network, source_override};
+use crate::limits::REDIS_NAME_CHARS;
+use crate::redis::endpoint;
 
 /// The values a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,13 @@ pub enum Rule {
     },
     /// A path; empty for none.
     Path,
+    /// The URL of a Redis, which may hold a password; empty for none.
+    RedisUrl,
+    /// A name that is part of a key in Redis.
+    Name {
+        /// Whether it may be left out.
+        may_be_empty: bool,
+    },
 }
 
 /// A number from `min` to `max`.
@@ -120,6 +129,11 @@ impl Rule {
                 format!("empty, or {min_chars} to {SECRET_MAX_CHARS} visible ASCII characters")
             }
             Rule::Path => "a path, or empty for none".to_owned(),
+            Rule::RedisUrl => format!("empty for none, or {}", endpoint::FORM),
+            Rule::Name { may_be_empty } => {
+                let empty = if *may_be_empty { "empty, or " } else { "" };
+                format!("{empty}1 to {REDIS_NAME_CHARS} letters, digits and . _ : -")
+            }
         }
     }
 
@@ -140,9 +154,12 @@ impl Rule {
                 "false" | "0" => Value::Switch(false),
                 _ => return Err(None),
             },
-            Rule::LogFormat | Rule::ProxyProtocol | Rule::Secret { .. } | Rule::Path => {
-                Value::Text(text.to_owned())
-            }
+            Rule::LogFormat
+            | Rule::ProxyProtocol
+            | Rule::Secret { .. }
+            | Rule::Path
+            | Rule::RedisUrl
+            | Rule::Name { .. } => Value::Text(text.to_owned()),
             Rule::Networks => {
                 let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
                 read_networks(entries)?
@@ -187,7 +204,12 @@ impl Rule {
                 )
             }
             Rule::Switch => Value::Switch(written.as_bool().ok_or(None)?),
-            Rule::LogFormat | Rule::ProxyProtocol | Rule::Secret { .. } | Rule::Path => {
+            Rule::LogFormat
+            | Rule::ProxyProtocol
+            | Rule::Secret { .. }
+            | Rule::Path
+            | Rule::RedisUrl
+            | Rule::Name { .. } => {
                 Value::Text(written.as_str().ok_or_else(|| wrong_type("a string"))?.to_owned())
             }
             Rule::Origins | Rule::Networks => {
@@ -234,6 +256,18 @@ impl Rule {
                 true
             }
             (Rule::Path, Value::Text(path)) => !path.contains('\0'),
+            (Rule::RedisUrl, Value::Text(url)) => {
+                check_secret(url, 0)?;
+                if !url.is_empty() {
+                    endpoint::check(url).map_err(Some)?;
+                }
+                true
+            }
+            (Rule::Name { may_be_empty }, Value::Text(name)) => {
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+                let fits = name.len() <= REDIS_NAME_CHARS && (*may_be_empty || !name.is_empty());
+                fits && name.bytes().all(plain)
+            }
             _ => true,
         };
         if allowed { Ok(()) } else { Err(None) }

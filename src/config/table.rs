@@ -379,6 +379,28 @@ keys! {
         report_file: Option<PathBuf> = Text(""), Rule::Path, "";
     }
 
+    /// The counts that all nodes share: how many are connected, how many were at most, and for how
+    /// long. Without redis.url each node counts for itself, and nothing else is different.
+    redis: Redis {
+        /// Where Redis is: redis://USER:PASSWORD@HOST:PORT/DATABASE, of which all but the host may
+        /// be left out; rediss:// with TLS (certificates as the system trusts them); or
+        /// unix:///PATH. Empty for none. Not for Redis Cluster or Sentinel. Better set in the
+        /// environment if a password is in it.
+        url: Option<Secret> = Text(""), Rule::RedisUrl, "", also legacy("REDIS_URL", "");
+
+        /// Which nodes are counted together: those of one name in one Redis.
+        cluster_name: String = Text("default"), Rule::Name { may_be_empty: false }, "";
+
+        /// The name of this node, which no other of the cluster may have at the same time. It
+        /// should outlive a restart, so that a new life takes the place of the old one at once. If
+        /// it is empty it is the name of the machine and the port of server.listen.
+        node_id: String = Text(""), Rule::Name { may_be_empty: true }, "";
+
+        /// How often the counts are written. A node that is gone is counted for three times as
+        /// long.
+        flush_interval_ms: u64 = Number(1000), between(50, MINUTE_MS), "ms";
+    }
+
     /// What /metrics serves.
     metrics: Metrics {
         /// Whether the names that older dashboards use are served beside the tidegate_ names.

@@ -225,6 +225,19 @@ impl Setting for Overrides {
     }
 }
 
+impl Setting for String {
+    fn from_value(value: Value) -> Self {
+        match value {
+            Value::Text(text) => text,
+            other => mistaken("String", &other),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::Text(self.clone())
+    }
+}
+
 impl Setting for Option<Secret> {
     fn from_value(value: Value) -> Self {
         match value {

@@ -9,6 +9,7 @@ pub mod command;
 pub mod drain;
 pub mod limits;
 pub mod phase;
+pub mod redis_stage;
 pub mod report;
 pub mod shutdown;
 pub mod signals;
@@ -33,6 +34,7 @@ use crate::metrics::ShardMetrics;
 use command::{Command, ShardFailure, ShutdownAnswer};
 use limits::Limits;
 use phase::Phase;
+use redis_stage::RedisStage;
 use report::{DrainPlanReport, ShutdownReport, StageResult};
 use shutdown::StageCaps;
 use stage::Stages;
@@ -77,6 +79,7 @@ pub struct Coordinator {
     limits: Limits,
     shutdown: Option<Shutdown>,
     stages: Stages,
+    redis: RedisStage,
     order: Option<PhaseOrder>,
     next_tick_ms: u64,
 }
@@ -105,6 +108,7 @@ impl Coordinator {
             limits,
             shutdown: None,
             stages: Stages::default(),
+            redis: RedisStage::default(),
             order: None,
             next_tick_ms: TICK_MS,
         }
@@ -270,11 +274,18 @@ impl Coordinator {
             self.state.tick();
         }
         let Some(shutdown) = &self.shutdown else { return };
-        let caps = shutdown.caps;
-        if now >= shutdown.started.plus_ms(caps.deadline) {
+        let (caps, started, forced) = (shutdown.caps, shutdown.started, shutdown.forced);
+        if now >= started.plus_ms(caps.deadline) {
             return self.give_up();
         }
         self.remind_shards();
+        if self.state.phase() == Phase::Flushing
+            && let Some(stage) = self.redis.look(&self.state.redis, now, started, &caps, forced)
+        {
+            let (name, result) = (stage.name, stage.result);
+            info!(stage = name, duration_ms = stage.duration_ms, ?result, "stage ended");
+            self.stages.note(stage);
+        }
         let spent = self.stages.spent(now);
         let timed_out = |cap: u64| spent >= Duration::from_millis(cap);
         let drained = self.shards.iter().all(|shard| shard.drained);
@@ -299,6 +310,7 @@ impl Coordinator {
             Phase::Forcing if timed_out(caps.force) => {
                 self.step(StageResult::TimedOut, Phase::Flushing);
             }
+            Phase::Flushing if !self.redis.is_over() => {}
             Phase::Flushing if self.shards.iter().all(|shard| !shard.alive) => {
                 self.step(StageResult::Done, Phase::Stopped);
             }

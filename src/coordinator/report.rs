@@ -56,7 +56,7 @@ pub struct DrainPlanReport {
 /// One stage of a shutdown.
 #[derive(Clone, Debug, Serialize)]
 pub struct StageReport {
-    /// Name: the phase that it was.
+    /// Name: the phase that it was, or `redis`.
     pub name: &'static str,
     /// When it began, RFC 3339 in UTC.
     pub started_at: String,

@@ -32,6 +32,11 @@ impl Stages {
         self.done.last()
     }
 
+    /// A stage beside that under way has ended.
+    pub fn note(&mut self, stage: StageReport) {
+        self.done.push(stage);
+    }
+
     /// How long the stage under way has taken.
     pub fn spent(&self, now: Now) -> Duration {
         self.current.as_ref().map_or(Duration::ZERO, |(_, since, _)| now.since(*since))

@@ -1,5 +1,5 @@
 //! What the coordinator shows to readers: the phase, the epoch, the settings, the report; and how
-//! pressed the server is, which the thread that looks (`pressure/sampler.rs`) writes.
+//! pressed the server is, which the thread that looks (`pressure/sampler.rs`) writes; and how Redis is.
 //!
 //! Everything else only the coordinator writes; the admin listener and the shards read. Nothing here is on the
 //! path of a message.
@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
 use crate::pressure::Pressure;
+use crate::redis::board::Board;
 
 /// The server as seen by those who only look.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct ServerState {
     pub clock: Clock,
     /// The counters of each shard.
     pub shards: Vec<Arc<ShardMetrics>>,
+    /// What the thread that talks to Redis shows; it writes there.
+    pub redis: Board,
     phase: AtomicU8,
     epoch: AtomicU64,
     ticks: AtomicU64,
@@ -36,6 +39,7 @@ impl ServerState {
         Self {
             clock,
             shards,
+            redis: Board::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             epoch: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
@@ -75,6 +79,15 @@ impl ServerState {
     /// (it looks every 100 ms) and at least what it is now.
     pub fn connections_peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed).max(self.connections())
+    }
+
+    /// Milliseconds that all connections, ended and open, have been open in total.
+    pub fn connection_ms(&self) -> u64 {
+        let of_shard = |shard: &Arc<ShardMetrics>| {
+            let now_ms = shard.connections.get() * shard.tick_ms.get();
+            shard.connection_ms.get() + now_ms.saturating_sub(shard.open_since_ms.get())
+        };
+        self.shards.iter().map(of_shard).sum()
     }
 
     /// The shutdown as it stands.

@@ -15,6 +15,12 @@ pub fn release() -> String {
     release.to_string_lossy().into_owned()
 }
 
+/// The name under which this machine goes.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}
+
 /// The size of a page of memory in bytes.
 pub fn page_bytes() -> u64 {
     // SAFETY: no pointers; an unknown name is answered with -1.

@@ -10,6 +10,7 @@ pub(crate) mod http;
 pub(crate) mod judge;
 pub(crate) mod load;
 pub(crate) mod network;
+pub(crate) mod redis;
 pub(crate) mod seccomp;
 pub(crate) mod server;
 pub(crate) mod socket;

@@ -4,6 +4,7 @@
 
 mod compatibility;
 mod page;
+mod redis;
 mod shutdown;
 
 use std::fmt::Error;
@@ -16,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use self::compatibility::compatibility;
 use self::page::{BYTES, Page, SECONDS, ratio, seconds};
+use self::redis::redis;
 use self::shutdown::{last_shutdown, shutdown};
 use super::moment::Moment;
 use crate::admission::Rung;
@@ -50,6 +52,7 @@ impl Collector for Scrape {
         messages(&mut page)?;
         leases(&mut page)?;
         shards(&mut page)?;
+        redis(&mut page)?;
         shutdown(&mut page)?;
         last_shutdown(&mut page)?;
         process(&mut page)?;

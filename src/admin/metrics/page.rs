@@ -131,6 +131,21 @@ impl Page<'_, '_> {
         self.counter_by(name, unit, help, "shard", samples)
     }
 
+    /// A histogram whose buckets, each with its upper bound, are counted already.
+    pub(super) fn histogram(
+        &mut self,
+        name: &str,
+        unit: Option<Unit>,
+        help: &str,
+        sum: f64,
+        buckets: &[(f64, u64)],
+    ) -> Result<(), Error> {
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        self.encoder
+            .encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?
+            .encode_histogram::<NoLabelSet>(sum, count, buckets, None)
+    }
+
     pub(super) fn durations(
         &mut self,
         name: &str,
@@ -146,13 +161,6 @@ impl Page<'_, '_> {
                 *count += 1;
             }
         }
-        self.encoder
-            .encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?
-            .encode_histogram::<NoLabelSet>(
-                seconds.iter().sum(),
-                seconds.len() as u64,
-                &buckets,
-                None,
-            )
+        self.histogram(name, unit, help, seconds.iter().sum(), &buckets)
     }
 }

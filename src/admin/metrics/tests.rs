@@ -6,9 +6,13 @@ use std::sync::Arc;
 use super::super::last_shutdown::LastShutdown;
 use super::super::tests::moment;
 use super::*;
+use crate::clock::Now;
 use crate::close_reason::DrainOutcome;
 use crate::coordinator::phase::Phase;
 use crate::pressure::{Cause, Level, Pressure, TcpMemory, Usage};
+use crate::redis::board::{Status, View};
+use crate::redis::counts::Cluster;
+use crate::redis::reason::Reason;
 
 fn page(change: impl FnOnce(&mut Moment)) -> String {
     let mut moment = moment(Phase::Running);
@@ -29,6 +33,22 @@ fn pressed() -> Pressure {
         tcp: Some(TcpMemory { used: 7, pressure: 8, limit: 9 }),
         ..Pressure::default()
     }
+}
+
+fn connected() -> View {
+    let mut view = View {
+        status: Status::Ok,
+        cluster: Some(Cluster { connections: 9, peak: 12, connection_ms: 61_900, nodes: 2 }),
+        flushed: Some(Now::from_ms(7_199_000)),
+        lease_ms: 3_000,
+        flushes: [5, 0, 2],
+        opened: 1,
+        closed: 2,
+        duration_ns: 1_500_000,
+        ..View::default()
+    };
+    (view.durations[0], view.failures[Reason::TimedOut as usize]) = (7, 2);
+    view
 }
 
 fn has(page: &str, line: &str) {
@@ -78,6 +98,32 @@ fn fixed_names_are_there() {
     assert!(page.ends_with("\n# EOF\n"));
 }
 
+/// S0.76.
+#[test]
+fn redis_and_the_cluster_are_shown_when_there_is_one() {
+    let with = page(|moment| moment.redis = connected());
+    for line in [
+        "tidegate_redis_state{state=\"ok\"} 1",
+        "tidegate_redis_state{state=\"disabled\"} 0",
+        "tidegate_redis_flushes_total{result=\"ok\"} 5",
+        "tidegate_redis_flushes_total{result=\"failed\"} 2",
+        "tidegate_redis_flush_failures_total{reason=\"timed_out\"} 2",
+        "tidegate_redis_flush_duration_seconds_count 7",
+        "tidegate_redis_breaker_changes_total{to=\"open\"} 1",
+        "tidegate_redis_breaker_changes_total{to=\"closed\"} 2",
+        "tidegate_redis_last_success_age_seconds 1.0",
+        "tidegate_cluster_connections 9",
+        "tidegate_cluster_connections_peak 12",
+        "tidegate_cluster_nodes 2",
+        "tidegate_cluster_connection_seconds 61.9",
+    ] {
+        has(&with, line);
+    }
+    let without = page(|_| {});
+    has(&without, "tidegate_redis_state{state=\"disabled\"} 1");
+    assert!(!without.contains("tidegate_cluster") && !without.contains("tidegate_redis_flush"));
+}
+
 /// OpenMetrics 1.0: one descriptor before its samples, families not interleaved, no sample
 /// twice, units at the end of names, counters ending in `_total`.
 #[test]
@@ -85,6 +131,7 @@ fn the_page_is_well_formed() {
     let page = page(|moment| {
         moment.state.set_pressure(pressed());
         moment.answers = [(200, 3), (404, 1)].into();
+        moment.redis = connected();
         moment.last_shutdown = last(
             r#"{"duration_ms":1500,"connections_at_start":7,"forced":true,"exit_code":70,
                  "started_at":"2026-01-01T00:00:00Z","outcomes":{"forced":7}}"#,

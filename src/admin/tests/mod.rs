@@ -28,6 +28,7 @@ use crate::coordinator::state::ServerState;
 use crate::mesh::inbox::{Inbox, inbox};
 use crate::mesh::publisher::Publisher;
 use crate::metrics::ShardMetrics;
+use crate::redis::board::View;
 use crate::sys::event_fd::EventFd;
 
 pub(super) const TOKEN: &str = "not to be shown anywhere";
@@ -46,6 +47,7 @@ pub(super) fn moment(phase: Phase) -> Moment {
         now: Now::from_ms(7_200_000),
         timestamp: "2026-01-01T00:00:00.000Z".to_owned(),
         process: ProcessFigures::default(),
+        redis: View::default(),
         inboxes: vec![0, 0],
         last_shutdown: None,
         answers: [].into(),

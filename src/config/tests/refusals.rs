@@ -54,13 +54,15 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
 fn settings_of_features_that_do_not_exist_are_refused() {
     let (_file, mut sources) = written(
         "[server]\ntls = true\ncertificate = \"\"\n\
-         [admission]\nregions = {}\n[redis]\nurl = \"\"\n",
+         [admission]\nregions = {}\n[sessions]\nurl = \"\"\n",
     );
-    sources.environment = environment(&[("TIDEGATE_REDIS__URL", "redis://redis:6379")]).environment;
+    sources.environment = environment(&[("TIDEGATE_SESSIONS__URL", "x")]).environment;
     let found = errors(sources);
     assert_eq!(found.len(), 5, "{found:#?}");
     assert!(found.iter().all(|line| line.contains("unknown")), "{found:#?}");
-    assert!(found[3].starts_with("file FILE:6: unknown section [redis]; this version has server,"));
+    assert!(
+        found[3].starts_with("file FILE:6: unknown section [sessions]; this version has server,")
+    );
 }
 
 #[test]

@@ -139,13 +139,31 @@ fn names_of_one_key_that_differ_are_refused_and_both_named() {
 
 /// S0.29.
 #[test]
-fn a_redis_url_is_a_warning() {
-    let config = Config::load(environment(&[("REDIS_URL", "redis://redis:6379")])).unwrap();
-    assert_eq!(
-        config.warnings,
-        ["REDIS_URL is set but this version keeps its counts in memory only"]
-    );
-    assert!(Config::load(environment(&[("REDIS_URL", "")])).unwrap().warnings.is_empty());
+fn a_redis_url_is_that_of_other_systems_or_our_own_and_never_shown() {
+    const URL: &str = "redis://:hunter2@redis:6379";
+    for name in ["REDIS_URL", "TIDEGATE_REDIS__URL"] {
+        let config = Config::load(environment(&[(name, URL)])).unwrap();
+        assert_eq!(config.redis.url.as_ref().map(Secret::expose), Some(URL));
+        assert_eq!(shown(&config, "redis.url"), ("(set)".into(), format!("environment {name}")));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+    // Nothing says nothing, also beside a URL.
+    let nothing = environment(&[("REDIS_URL", ""), ("TIDEGATE_REDIS__URL", URL)]);
+    assert!(Config::load(nothing).unwrap().redis.url.is_some());
+    let different = environment(&[("REDIS_URL", "redis://a"), ("TIDEGATE_REDIS__URL", URL)]);
+    assert_eq!(errors(different).len(), 1);
+}
+
+#[test]
+fn a_redis_that_cannot_be_used_is_refused_without_its_password() {
+    let found = errors(environment(&[("REDIS_URL", "redis-sentinel://:hunter2@a/mymaster")]));
+    assert_eq!(found.len(), 1);
+    assert!(found[0].contains("Sentinel") && !found[0].contains("hunter2"), "{}", found[0]);
+    for name in ["", "a b", "a}", &"x".repeat(129)] {
+        assert!(Config::load(set(&[("redis.cluster_name", name)])).is_err(), "{name}");
+        let node = Config::load(set(&[("redis.node_id", name)]));
+        assert_eq!(node.is_ok(), name.is_empty(), "{name}");
+    }
 }
 
 #[test]
