@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::classic_bpf;
 use super::socket_address::RawAddress;
 
 /// After kill -9 the kernel needs some milliseconds to tear the old rings down, during which
@@ -77,21 +78,7 @@ pub fn let_nobody_begin(listener: RawFd) -> io::Result<()> {
         step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
         step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
     ];
-    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
-    // SAFETY: the kernel copies the program, which lives until the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            listener,
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            std::ptr::from_ref(&program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    classic_bpf::attach(listener, libc::SO_ATTACH_FILTER, &mut steps)
 }
 
 /// True when no connection waits to be accepted.

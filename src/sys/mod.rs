@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod affinity;
+mod classic_bpf;
 pub mod event_fd;
 pub mod heap;
 pub mod kernel;

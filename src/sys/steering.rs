@@ -16,6 +16,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
+use super::classic_bpf;
 use crate::admission::steering_program::Instruction;
 
 /// From now on the kernel chooses among the listeners of the group that `listener` belongs to by
@@ -30,20 +31,5 @@ pub fn attach(listener: RawFd, program: &[Instruction]) -> io::Result<()> {
         .iter()
         .map(|&Instruction { code, jt, jf, k }| libc::sock_filter { code, jt, jf, k })
         .collect();
-    let len = steps.len().try_into().map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let program = libc::sock_fprog { len, filter: steps.as_mut_ptr() };
-    // SAFETY: the kernel copies the `len` steps, which live until the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            listener,
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            std::ptr::from_ref(&program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    classic_bpf::attach(listener, libc::SO_ATTACH_REUSEPORT_CBPF, &mut steps)
 }
