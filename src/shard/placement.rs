@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::Shard;
 use crate::admission::RefusalReason;
+use crate::client_address::Provenance;
 use crate::close_reason::CloseReason;
 use crate::connection::{Facts, State};
 use crate::limits;
@@ -96,7 +97,9 @@ impl<R: Ring> Shard<R> {
         let Some(connection) = self.connections.get_mut(token) else { return false };
         let booked_here = self.owners.of(connection.source) == self.index;
         let admitted = connection.facts.has(Facts::ADMITTED);
-        if self.abroad.is_dead(to) || (admitted && !booked_here) {
+        // Who was named by a proxy has been read from, and the papers do not say by whom.
+        let is_fresh = connection.facts.provenance() == Provenance::Peer;
+        if self.abroad.is_dead(to) || !is_fresh || (admitted && !booked_here) {
             return false;
         }
         connection.state = State::Leaving;
