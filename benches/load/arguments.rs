@@ -190,7 +190,7 @@ pub(crate) struct Flood {
     /// Attempts that may be unanswered at once [default: 400, with --rate 20000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) in_flight: Option<u64>,
-    /// Keep admitted connections to the end of the flood [default]
+    /// Keep admitted connections to the end of the flood (the default)
     #[arg(long, conflicts_with = "leave")]
     pub(crate) hold: bool,
     /// End an admitted connection at once with a closing handshake
