@@ -220,6 +220,26 @@ pub const REDIS_MEMORY_MS: u64 = 7 * 24 * 3_600_000;
 /// How long the last flush may take when the server stops, in milliseconds (S1.14).
 pub const REDIS_LEAVE_MS: u64 = 5_000;
 
+/// The longest publication between nodes in bytes: what the admin takes in one request, and what
+/// writing it as JSON adds. Longer ones are neither sent nor taken.
+pub const REDIS_PUBLICATION_BYTES: usize = MAX_ADMIN_BODY_BYTES + (1 << 20);
+
+/// Publications that wait for Redis, and their bytes together. A Redis that is well takes them in
+/// milliseconds; one that is not costs so much memory and no more.
+pub const REDIS_PUBLISH_QUEUE: usize = 4 * PUBLISH_QUEUE;
+/// See [`REDIS_PUBLISH_QUEUE`].
+pub const REDIS_PUBLISH_QUEUE_BYTES: usize = 16 << 20;
+
+/// Bytes of publications that are written to Redis before their answers are read.
+pub const REDIS_PUBLISH_BATCH_BYTES: usize = 1 << 20;
+
+/// How often a node tells the others how far its publications are numbered, in milliseconds: so
+/// soon they notice that the last ones are missing.
+pub const REDIS_BEAT_MS: u64 = 1_000;
+
+/// Other nodes whose numbers are remembered, ended ones among them.
+pub const REDIS_PUBLISHERS: usize = 1_024;
+
 /// The longest name of a cluster or a node in characters.
 pub const REDIS_NAME_CHARS: usize = 128;
 
@@ -231,5 +251,6 @@ const _: () = {
     assert!(WHEEL_SLOTS.is_power_of_two());
     assert!(MIN_FILES < crate::ring::MAX_SLOTS);
     assert!(ACCEPTS_KEPT < ACCEPTS && ACCEPTS_KEPT < MIN_FILES / 2);
+    assert!(REDIS_PUBLICATION_BYTES <= REDIS_PUBLISH_QUEUE_BYTES);
     assert!(REDIS_CONNECT_MS + REDIS_REPLY_MS < REDIS_LEAVE_MS, "a flush may be under way");
 };

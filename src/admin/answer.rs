@@ -18,16 +18,18 @@ use super::metrics;
 use super::moment::Moment;
 use super::parse::AdminRequest;
 use super::process::{self, CpuMeter};
-use super::publishing::Publications;
+use super::publishing::{Publications, reach};
 use super::render;
 use super::route::Show;
 use super::server::AdminContext;
 use crate::admission::HeavyHitters;
 use crate::channels::publish::{broadcast_text, text_frame};
+use crate::clock::Now;
 use crate::coordinator::command::{Command, ReloadAnswer, ShutdownAnswer};
-use crate::limits::{COORDINATOR_PATIENCE_MS, SHARD_PATIENCE_MS};
+use crate::limits::{COORDINATOR_PATIENCE_MS, PUBLISH_PATIENCE_MS, SHARD_PATIENCE_MS};
 use crate::mesh::inbox::NotTaken;
 use crate::mesh::message::{Fault, ShardMessage};
+use crate::redis::relay::Relay;
 use crate::sys::kernel;
 
 const JSON: &str = "application/json";
@@ -106,19 +108,26 @@ impl Office {
                 Ok(Answer::json(status, &value))
             }
             AdminRequest::BroadcastAll { message, title, level } => {
-                let frame = text_frame(&broadcast_text(&message, &title, &level));
-                self.publications.publish(vec![ShardMessage::Broadcast { frame }]).await?;
-                Ok(Answer::json(202, &render::broadcast(&self.moment())))
+                let text = broadcast_text(&message, &title, &level);
+                let frame = text_frame(&text);
+                let begun = self.publications.begin(vec![ShardMessage::Broadcast { frame }])?;
+                let relayed = self.relay().to_everybody(&text, self.relay_until());
+                begun.done().await?;
+                let reach = reach(relayed).await;
+                Ok(Answer::json(202, &render::broadcast(&self.moment(), reach)))
             }
             AdminRequest::Publish { channels, data, many } => {
                 let frame = text_frame(&data);
                 let count = channels.len();
-                let messages = channels.into_iter().map(|channel| ShardMessage::Publish {
-                    channel: channel.into(),
+                let messages = channels.iter().map(|channel| ShardMessage::Publish {
+                    channel: channel.as_str().into(),
                     frame: Arc::clone(&frame),
                 });
-                self.publications.publish(messages.collect()).await?;
-                Ok(Answer::json(200, &render::published(count, many)))
+                let begun = self.publications.begin(messages.collect())?;
+                let relayed = self.relay().to_channels(&channels, &data, self.relay_until());
+                begun.done().await?;
+                let reach = reach(relayed).await;
+                Ok(Answer::json(200, &render::published(count, many, reach)))
             }
             AdminRequest::Info => Ok(Answer::json(200, &render::info(&self.moment(), &self.host))),
             AdminRequest::Fault { shard, fault } => self.inject(shard, fault),
@@ -141,6 +150,16 @@ impl Office {
             Show::Overview => (true, render::overview(&moment)),
         };
         Ok(Answer::json(if is_well { 200 } else { 503 }, &value))
+    }
+
+    /// To the other nodes.
+    fn relay(&self) -> &Relay {
+        &self.context.state.relay
+    }
+
+    /// Until when a publication that is handed over now is sent.
+    fn relay_until(&self) -> Now {
+        self.context.state.clock.now().plus_ms(PUBLISH_PATIENCE_MS)
     }
 
     fn moment(&self) -> Moment {

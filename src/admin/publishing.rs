@@ -9,15 +9,20 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
-use monoio::time::{Instant, sleep};
+use monoio::time::{Instant, sleep, timeout};
 
 use super::error::ApiError;
-use crate::limits::{PUBLISH_PATIENCE_MS, PUBLISH_QUEUE};
+use crate::limits::{PUBLISH_PATIENCE_MS, PUBLISH_QUEUE, REDIS_REPLY_MS};
 use crate::mesh::message::ShardMessage;
 use crate::mesh::publisher::Publisher;
+use crate::redis::relay::Reach;
 
 /// How long a full inbox is left alone: a shard takes a batch from its inbox in less.
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// How long an answer from Redis is waited for: the time that a publication is sent again for, and
+/// one answer that does not come.
+const RELAY_PATIENCE_MS: u64 = PUBLISH_PATIENCE_MS + REDIS_REPLY_MS;
 
 /// Where publications wait for their turn.
 pub(super) struct Publications {
@@ -27,6 +32,12 @@ pub(super) struct Publications {
 /// The other end of the queue.
 pub(super) struct Deliveries {
     queue: mpsc::Receiver<Publication>,
+}
+
+/// A publication that has its place in the queue.
+pub(super) struct Begun {
+    missed: oneshot::Receiver<Missed>,
+    count: usize,
 }
 
 /// What one request wants to have handed out.
@@ -53,12 +64,12 @@ pub(super) fn publications() -> (Publications, Deliveries) {
 }
 
 impl Publications {
-    /// Hands `messages` to every shard and waits until all have them.
+    /// Puts `messages` behind the others; they are handed to every shard whether somebody waits for
+    /// that or not.
     ///
     /// # Errors
-    /// 503 if too many publications wait, or naming the shards that did not take all of it in
-    /// time; the other shards have it then.
-    pub(super) async fn publish(&self, messages: Vec<ShardMessage>) -> Result<(), ApiError> {
+    /// 503 if too many publications wait.
+    pub(super) fn begin(&self, messages: Vec<ShardMessage>) -> Result<Begun, ApiError> {
         let (answer, missed) = oneshot::channel();
         let patience_until = Instant::now() + Duration::from_millis(PUBLISH_PATIENCE_MS);
         let count = messages.len();
@@ -69,11 +80,27 @@ impl Publications {
                 "not published: {PUBLISH_QUEUE} publications wait already; try again later"
             )));
         }
-        match missed.await {
-            Ok(missed) => missed.into_result(count),
+        Ok(Begun { missed, count })
+    }
+}
+
+impl Begun {
+    /// Waits until all shards have it.
+    ///
+    /// # Errors
+    /// 503, naming the shards that did not take all of it in time; the other shards have it then.
+    pub(super) async fn done(self) -> Result<(), ApiError> {
+        match self.missed.await {
+            Ok(missed) => missed.into_result(self.count),
             Err(oneshot::Canceled) => Err(ApiError::unavailable("the listener is ending")),
         }
     }
+}
+
+/// How far a publication went beyond this node; `None` without Redis.
+pub(super) async fn reach(handed_over: Option<oneshot::Receiver<Reach>>) -> Option<Reach> {
+    let answer = timeout(Duration::from_millis(RELAY_PATIENCE_MS), handed_over?).await;
+    Some(answer.ok().and_then(Result::ok).unwrap_or(Reach::TimedOut))
 }
 
 impl Deliveries {

@@ -12,6 +12,7 @@ use crate::metrics::REFUSAL_LABELS;
 use crate::pressure::Cause;
 use crate::redis::board::Status;
 use crate::redis::reason::Reason;
+use crate::redis::relay::Reach;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -295,17 +296,32 @@ pub(super) fn reload_answer(answer: &ReloadAnswer) -> (u16, Value) {
 }
 
 /// The answer to `/api/v1/broadcast`.
-pub(super) fn broadcast(moment: &Moment) -> Value {
-    json!({ "accepted": true, "connections": moment.state.connections() })
+pub(super) fn broadcast(moment: &Moment, reach: Option<Reach>) -> Value {
+    let mut value = json!({ "accepted": true, "connections": moment.state.connections() });
+    add_scope(&mut value, reach);
+    value
+}
+
+/// How far a publication went, where that is a question: with Redis.
+fn add_scope(value: &mut Value, reach: Option<Reach>) {
+    match reach {
+        None => {}
+        Some(Reach::Cluster) => value["scope"] = "cluster".into(),
+        Some(reach) => {
+            value["scope"] = "node".into();
+            value["reason"] = reach.label().into();
+        }
+    }
 }
 
 /// The answer to `/api/publish`, or to `/api/broadcast` with one entry for each channel.
-pub(super) fn published(channels: usize, many: bool) -> Value {
+pub(super) fn published(channels: usize, many: bool, reach: Option<Reach>) -> Value {
+    let mut result = json!({});
     if many {
-        let responses = vec![json!({ "result": {} }); channels];
-        return json!({ "result": { "responses": responses } });
+        result["responses"] = vec![json!({ "result": {} }); channels].into();
     }
-    json!({ "result": {} })
+    add_scope(&mut result, reach);
+    json!({ "result": result })
 }
 
 /// The answer to `/api/info`.
@@ -500,8 +516,8 @@ mod tests {
 
     #[test]
     fn several_channels_have_an_entry_each() {
-        assert_eq!(published(1, false), json!({ "result": {} }));
+        assert_eq!(published(1, false, None), json!({ "result": {} }));
         let many = json!({ "result": { "responses": [{ "result": {} }, { "result": {} }] } });
-        assert_eq!(published(2, true), many);
+        assert_eq!(published(2, true, None), many);
     }
 }

@@ -116,11 +116,12 @@ fn run(config: Arc<Config>, sources: Sources) -> Result<ShutdownReport, NotStart
     let shards = Shards::start(&state, &capacity, &plan, mailboxes, listeners, owners, &commands)?;
     sampler::start(Arc::clone(&state), reader, commands.clone())
         .map_err(|error| NotStarted::unavailable(format!("pressure thread: {error}")))?;
-    redis::start(&state, address)?;
+    let publisher = Publisher::new(shards.postboxes.clone());
+    redis::start(&state, address, &publisher)?;
     let context = admin::AdminContext {
         state: Arc::clone(&state),
         commands: commands.clone(),
-        publisher: Publisher::new(shards.postboxes.clone()),
+        publisher,
         last_shutdown: report_file::read(config.shutdown.report_file.as_deref()),
     };
     admin::start(admin_listener, context)

@@ -1,4 +1,4 @@
-//! Starts sharing counts through Redis, if there is one. Redis need not be there yet: a server never
+//! Starts sharing counts and publications through Redis, if there is one. Redis need not be there yet: a server never
 //! waits for it.
 
 use std::net::SocketAddr;
@@ -9,12 +9,19 @@ use rustls::crypto::ring;
 use super::NotStarted;
 use crate::coordinator::stage::timestamp;
 use crate::coordinator::state::ServerState;
+use crate::mesh::publisher::Publisher;
 use crate::redis::counts::Identity;
-use crate::redis::{endpoint, flush};
+use crate::redis::door::Door;
+use crate::redis::life::Life;
+use crate::redis::{endpoint, flush, publish, subscribe};
 use crate::sys::kernel;
 
 /// `clients` is where the server listens, whose port tells nodes of one machine apart.
-pub(super) fn start(state: &Arc<ServerState>, clients: SocketAddr) -> Result<(), NotStarted> {
+pub(super) fn start(
+    state: &Arc<ServerState>,
+    clients: SocketAddr,
+    publisher: &Publisher,
+) -> Result<(), NotStarted> {
     let settings = &state.config().redis;
     let Some(url) = &settings.url else { return Ok(()) };
     // Once a process; somebody else may have made the same choice.
@@ -26,15 +33,20 @@ pub(super) fn start(state: &Arc<ServerState>, clients: SocketAddr) -> Result<(),
         "" => format!("{}:{}", name_part(&host), clients.port()),
         node => node.to_owned(),
     };
+    let (door, life) = (Door::new(client, shown), Life::draw());
     let identity = Identity {
         cluster: settings.cluster_name.clone(),
         node,
-        life: flush::draw_life(),
+        life: life.to_string(),
         host,
         pid: std::process::id(),
         started_at: timestamp(),
     };
-    flush::start(Arc::clone(state), client, shown, identity, settings.flush_interval_ms)
+    let topic = format!("{}:publications", identity.prefix());
+    let interval_ms = settings.flush_interval_ms;
+    flush::start(Arc::clone(state), door.clone(), identity, interval_ms)
+        .and_then(|()| publish::start(Arc::clone(state), door.clone(), topic.clone(), life))
+        .and_then(|()| subscribe::start(Arc::clone(state), publisher.clone(), door, topic, life))
         .map_err(|error| NotStarted::unavailable(format!("redis thread: {error}")))
 }
 

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::metrics::ShardMetrics;
 use crate::pressure::Pressure;
 use crate::redis::board::Board;
+use crate::redis::relay::Relay;
 
 /// The server as seen by those who only look.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct ServerState {
     pub shards: Vec<Arc<ShardMetrics>>,
     /// What the thread that talks to Redis shows; it writes there.
     pub redis: Board,
+    /// Where publications for other nodes are handed over.
+    pub relay: Relay,
     phase: AtomicU8,
     epoch: AtomicU64,
     ticks: AtomicU64,
@@ -40,6 +43,7 @@ impl ServerState {
             clock,
             shards,
             redis: Board::default(),
+            relay: Relay::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             epoch: AtomicU64::new(0),
             ticks: AtomicU64::new(0),

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
-use ::redis::{Client, Connection, ErrorKind, RedisError, RedisResult};
-use ahash::RandomState;
+use ::redis::{Connection, ErrorKind, RedisError, RedisResult};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tracing::{error, info, warn};
 
@@ -18,11 +17,12 @@ use super::board::{Departure, FlushResult, Status};
 use super::breaker::{Breaker, Change, State};
 use super::conflicts::Conflicts;
 use super::counts::{Answer, Cluster, Counts, Identity, OtherLife, Standing, Verdict};
+use super::door::{Door, chance, short};
 use super::reason::Reason;
 use super::scripts::{Scripts, Step};
 use crate::clock::Now;
 use crate::coordinator::state::ServerState;
-use crate::limits::{REDIS_CONNECT_MS, REDIS_EPOCH_TRIES, REDIS_REPLY_MS};
+use crate::limits::{REDIS_EPOCH_TRIES, REDIS_REPLY_MS};
 
 /// Flush intervals that a lease holds.
 const LEASE_INTERVALS: u64 = 3;
@@ -33,8 +33,7 @@ const THREAD: &str = "tidegate-redis";
 /// Writes, and remembers what it needs from one flush to the next.
 struct Flusher {
     state: Arc<ServerState>,
-    client: Client,
-    shown: String,
+    door: Door,
     identity: Identity,
     scripts: Scripts,
     standing: Standing,
@@ -57,8 +56,7 @@ enum Flushed {
 /// The thread cannot be made.
 pub fn start(
     state: Arc<ServerState>,
-    client: Client,
-    shown: String,
+    door: Door,
     identity: Identity,
     interval_ms: u64,
 ) -> io::Result<()> {
@@ -70,8 +68,7 @@ pub fn start(
     let mut flusher = Flusher {
         due: state.clock.now(),
         state,
-        client,
-        shown,
+        door,
         identity,
         scripts: Scripts::new(),
         standing: Standing::default(),
@@ -95,7 +92,7 @@ pub fn start(
 impl Flusher {
     fn run(&mut self, orders: &Receiver<Now>) {
         let Identity { cluster, node, .. } = &self.identity;
-        info!(redis = self.shown, cluster, node, "counts are shared through Redis");
+        info!(redis = self.door.shown, cluster, node, "counts are shared through Redis");
         loop {
             let wait = self.due.since(self.state.clock.now());
             match orders.recv_timeout(wait) {
@@ -144,9 +141,8 @@ impl Flusher {
     fn ask(&mut self, step: Step, patience: Duration) -> RedisResult<Answer> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect(patience)?,
+            None => self.door.connect(patience)?,
         };
-        // The client forgets them while it connects.
         connection.set_read_timeout(Some(patience))?;
         connection.set_write_timeout(Some(patience))?;
         let (fence, counts) = (self.standing.next_fence(), counts(&self.state));
@@ -155,11 +151,6 @@ impl Flusher {
             self.scripts.run(step, &mut connection, &self.identity, fence, counts, lease_ms)?;
         self.connection = Some(connection);
         Ok(answer)
-    }
-
-    fn connect(&self, patience: Duration) -> RedisResult<Connection> {
-        let patience = patience.min(Duration::from_millis(REDIS_CONNECT_MS));
-        self.client.get_connection_with_timeout(patience)
     }
 
     fn tell_epoch(&self, epoch: u64, instead_of: Option<&OtherLife>) {
@@ -227,12 +218,12 @@ impl Flusher {
     fn say(&self, change: Option<Change>, error: Option<&RedisError>) {
         match (change, error) {
             (Some(Change::Opened), Some(error)) => warn!(
-                redis = self.shown,
+                redis = self.door.shown,
                 reason = Reason::of(error).label(),
                 error = short(error),
                 "Redis is unavailable; this node goes on without it and tries again"
             ),
-            (Some(Change::Closed), _) => info!(redis = self.shown, "Redis is available"),
+            (Some(Change::Closed), _) => info!(redis = self.door.shown, "Redis is available"),
             _ => {}
         }
     }
@@ -308,20 +299,4 @@ fn counts(state: &ServerState) -> Counts {
         peak: state.connections_peak(),
         connection_ms: state.connection_ms(),
     }
-}
-
-/// What the client says, on one line of bounded length: part of it may be what Redis said.
-fn short(error: &RedisError) -> String {
-    error.to_string().chars().filter(|c| !c.is_control()).take(200).collect()
-}
-
-/// From 0 to 1.
-fn chance() -> f64 {
-    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
-}
-
-/// A name for this run of the process, which no other run has.
-pub fn draw_life() -> String {
-    let (one, other) = (RandomState::new(), RandomState::new());
-    format!("{:016x}{:016x}", one.hash_one(0), other.hash_one(1))
 }

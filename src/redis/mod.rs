@@ -1,4 +1,5 @@
-//! The counts of all nodes in Redis: each node writes its own, absolutely, and reads the sum.
+//! What the nodes share through Redis: their counts, of which each node writes its own, absolutely,
+//! and reads the sum; and their publications.
 //!
 //! - `endpoint`: which URLs are taken
 //! - `counts`: what a node writes, under which epoch, and what an answer means; pure
@@ -7,9 +8,15 @@
 //! - `conflicts`: how two nodes with one id keep out of each other's way; pure
 //! - `reason`: why a try failed
 //! - `board`: what the thread shows to others and is told by them
-//! - `flush`: the thread
+//! - `flush`: the thread that writes counts
+//! - `door`: a connection
+//! - `life`: the name of a run of the process
+//! - `publication`: what one node tells the others, as bytes; pure
+//! - `hearing`: what of it is new, and what is missing; pure
+//! - `relay`: where publications are handed over, and what is shown of them
+//! - `publish`, `subscribe`: the threads that send and hear them
 //!
-//! Nothing here is on the way of a connection: nobody waits for the thread but the last stage of a
+//! Nothing here is on the way of a connection: nobody waits for the threads but the last stage of a
 //! shutdown, for a bounded time. Why the counts are kept like this:
 //! `docs/decisions/0003-counts-in-redis-are-absolute-and-fenced.md`.
 
@@ -17,7 +24,14 @@ pub mod board;
 pub mod breaker;
 pub mod conflicts;
 pub mod counts;
+pub mod door;
 pub mod endpoint;
 pub mod flush;
+pub mod hearing;
+pub mod life;
+pub mod publication;
+pub mod publish;
 pub mod reason;
+pub mod relay;
 mod scripts;
+pub mod subscribe;

@@ -1,5 +1,6 @@
 //! A Redis of a test's own: the real server, on an address of its own on loopback, empty.
 
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -164,6 +165,18 @@ impl Redis {
     pub(crate) fn number(&self, key: &str, field: &str) -> u64 {
         let key = format!("{{tidegate:default}}:{key}");
         self.ask(&["hget", &key, field]).trim().parse().unwrap_or(0)
+    }
+
+    /// Publishes these bytes on a channel of the cluster.
+    #[track_caller]
+    pub(crate) fn publish(&self, channel: &str, bytes: &[u8]) {
+        let mut client = Command::new("redis-cli");
+        client.args(["-h", &self.address.to_string(), "-x", "publish"]);
+        client.arg(format!("{{tidegate:default}}:{channel}"));
+        let mut client =
+            client.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("redis-cli");
+        client.stdin.take().expect("a pipe").write_all(bytes).expect("redis-cli reads");
+        assert!(client.wait().expect("a child").success());
     }
 
     fn try_ask(&self, command: &[&str]) -> String {

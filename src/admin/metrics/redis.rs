@@ -2,9 +2,10 @@
 
 use std::fmt::Error;
 
-use super::page::{Page, SECONDS, seconds};
+use super::page::{BYTES, Page, SECONDS, seconds};
 use crate::redis::board::{DURATION_BUCKETS_MS, FlushResult, Status};
 use crate::redis::reason::Reason;
+use crate::redis::relay::{Arrival, Link, Reach};
 
 pub(super) fn redis(page: &mut Page<'_, '_>) -> Result<(), Error> {
     let (view, now) = (&page.moment.redis, page.moment.now);
@@ -49,6 +50,7 @@ pub(super) fn redis(page: &mut Page<'_, '_>) -> Result<(), Error> {
         "to",
         [("open".to_owned(), view.opened), ("closed".to_owned(), view.closed)],
     )?;
+    publications(page)?;
     if let Some(age_ms) = view.age_ms(now) {
         let help = "Time since the last flush that succeeded";
         page.gauge("tidegate_redis_last_success_age", SECONDS, help, age_ms as f64 / 1000.0)?;
@@ -65,4 +67,50 @@ pub(super) fn redis(page: &mut Page<'_, '_>) -> Result<(), Error> {
         "Time that all connections of all nodes have been open, ended nodes included",
         cluster.connection_ms as f64 / 1000.0,
     )
+}
+
+/// Publications that go to the other nodes, and that come from them.
+fn publications(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    let relay = &page.moment.state.relay;
+    let links = [("out", &relay.outgoing), ("in", &relay.incoming)];
+    let by_link =
+        |figure: fn(&Link) -> u64| links.map(|(name, link)| (name.to_owned(), figure(link)));
+    page.gauge_by(
+        "tidegate_cluster_link",
+        None,
+        "1 if publications go out to the other nodes, and if theirs come in",
+        "direction",
+        by_link(|link| link.is_up().into()),
+    )?;
+    page.counter_by(
+        "tidegate_cluster_link_losses",
+        None,
+        "Times that they stopped to",
+        "direction",
+        by_link(|link| link.changes().1),
+    )?;
+    page.counter_by(
+        "tidegate_cluster_publications_sent",
+        None,
+        "Publications of this node, by what became of them on their way to the others",
+        "result",
+        Reach::ALL.map(|reach| (reach.label().to_owned(), relay.sent(reach))),
+    )?;
+    page.counter_by(
+        "tidegate_cluster_publications_received",
+        None,
+        "Publications that came from Redis, by what became of them",
+        "result",
+        Arrival::ALL.map(|arrival| (arrival.label().to_owned(), relay.arrived(arrival))),
+    )?;
+    page.counter(
+        "tidegate_cluster_publications_missed",
+        None,
+        "Publications of other nodes that did not arrive",
+        relay.missed(),
+    )?;
+    let help = "Bytes of publications that wait for Redis";
+    page.gauge("tidegate_cluster_publications_queued", BYTES, help, relay.queued_bytes() as u64)?;
+    let help = "Other lives of nodes that have been heard, ended ones among them";
+    page.gauge("tidegate_cluster_publishers", None, help, relay.publishers() as u64)
 }

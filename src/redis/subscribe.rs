@@ -1,0 +1,224 @@
+//! The thread that listens to what the other nodes publish and hands it to this node's shards.
+//!
+//! It has no queue: while the shards have no room it does not read, and Redis drops a listener that
+//! does not read; what is missing then is noticed by its number. A connection on which nothing is
+//! heard is asked whether it lives. Invariant: what this node says itself is not delivered again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{io, thread};
+
+use ::redis::{PubSub, RedisResult, Value, cmd};
+use ahash::RandomState;
+use tracing::{error, info, warn};
+
+use super::breaker::Breaker;
+use super::door::{Door, chance, short};
+use super::hearing::{Hearing, Meaning};
+use super::life::Life;
+use super::publication::{self, Heard, NotTaken, Publication};
+use super::reason::Reason;
+use super::relay::Arrival;
+use crate::channels::publish::text_frame;
+use crate::clock::Now;
+use crate::coordinator::state::ServerState;
+use crate::limits::{PUBLISH_PATIENCE_MS, REDIS_BEAT_MS, REDIS_REPLY_MS};
+use crate::mesh::message::ShardMessage;
+use crate::mesh::publisher::Publisher;
+
+/// The thread's name.
+const THREAD: &str = "tidegate-redis-in";
+
+/// How long a full inbox is left alone: a shard takes a batch from its inbox in less.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// How long what is missing is gathered before it is said, in milliseconds.
+const GAP_LINE_MS: u64 = 1_000;
+
+struct Listening {
+    state: Arc<ServerState>,
+    publisher: Publisher,
+    door: Door,
+    topic: String,
+    life: Life,
+    hearing: Hearing,
+    breaker: Breaker,
+    gap: Gap,
+}
+
+/// What is missing and not said yet.
+#[derive(Default)]
+struct Gap {
+    missed: u64,
+    publisher: Life,
+    since: Option<Now>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// The thread cannot be made.
+pub fn start(
+    state: Arc<ServerState>,
+    publisher: Publisher,
+    door: Door,
+    topic: String,
+    life: Life,
+) -> io::Result<()> {
+    let board = Arc::clone(&state);
+    let mut listening = Listening {
+        state,
+        publisher,
+        door,
+        topic,
+        life,
+        hearing: Hearing::new(RandomState::new()),
+        breaker: Breaker::new(REDIS_BEAT_MS),
+        gap: Gap::default(),
+    };
+    let run = move || {
+        if catch_unwind(AssertUnwindSafe(|| listening.run())).is_err() {
+            error!("the thread that hears other nodes' publications is gone; this node serves on");
+            board.relay.incoming.set(Some(Reason::Unreachable));
+        }
+    };
+    thread::Builder::new().name(THREAD.to_owned()).spawn(run).map(drop)
+}
+
+impl Listening {
+    fn run(&mut self) {
+        loop {
+            let now = self.state.clock.now();
+            if self.breaker.allows(now) {
+                let Err(failure) = self.listen() else { continue };
+                self.on_failure(&failure);
+            } else {
+                thread::sleep(Duration::from_millis(REDIS_BEAT_MS / 10));
+            }
+        }
+    }
+
+    /// Subscribes and listens until the connection fails.
+    fn listen(&mut self) -> RedisResult<()> {
+        let patience = Duration::from_millis(REDIS_REPLY_MS);
+        let mut connection = self.door.connect(patience)?;
+        let subscribe = cmd("SUBSCRIBE").arg(&self.topic).get_packed_command();
+        connection.send_packed_command(&subscribe)?;
+        connection.recv_response().and_then(Value::extract_error)?;
+        let mut subscription = connection.as_pubsub();
+        subscription.set_read_timeout(Some(Duration::from_millis(2 * REDIS_BEAT_MS)))?;
+        self.breaker.succeeded();
+        if self.state.relay.incoming.set(None) {
+            info!(redis = self.door.shown, "publications of the other nodes arrive");
+        }
+        loop {
+            self.hear_next(&mut subscription)?;
+            self.say_gap();
+        }
+    }
+
+    fn hear_next(&mut self, subscription: &mut PubSub<'_>) -> RedisResult<()> {
+        match subscription.get_message() {
+            Ok(message) => {
+                self.hear(message.get_payload_bytes());
+                Ok(())
+            }
+            // Not even a beat: it may be that nobody is there to say anything.
+            Err(silence) if silence.is_timeout() => subscription.ping::<Value>().map(drop),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        let relay = &self.state.relay;
+        let Heard { publisher, number, said } = match publication::read(bytes) {
+            Ok(heard) => heard,
+            Err(NotTaken::TooLong) => return relay.note_arrival(Arrival::TooLong),
+            Err(NotTaken::Malformed) => return relay.note_arrival(Arrival::Malformed),
+        };
+        if publisher == self.life {
+            return;
+        }
+        let is_beat = said == Publication::Beat;
+        let meaning = match is_beat {
+            true => self.hearing.beat(publisher, number),
+            false => self.hearing.publication(publisher, number),
+        };
+        relay.note_publishers(self.hearing.publishers());
+        match meaning {
+            Meaning::New { missed } => {
+                self.note_gap(publisher, missed);
+                self.deliver(said);
+            }
+            Meaning::Old if is_beat => {}
+            Meaning::Old => relay.note_arrival(Arrival::Duplicate),
+        }
+    }
+
+    fn deliver(&self, said: Publication<'_>) {
+        let mut arrival = Arrival::Delivered;
+        let mut hand_out = |message| {
+            if !self.hand_out(message) {
+                arrival = Arrival::InboxFull;
+            }
+        };
+        match said {
+            Publication::Channels { names, text } => {
+                let frame = text_frame(text);
+                names.iter().for_each(|name| {
+                    let frame = Arc::clone(&frame);
+                    hand_out(ShardMessage::Publish { channel: name.into(), frame });
+                });
+            }
+            Publication::Everybody { text } => {
+                hand_out(ShardMessage::Broadcast { frame: text_frame(text) });
+            }
+            Publication::Beat => return,
+        }
+        self.state.relay.note_arrival(arrival);
+    }
+
+    /// False if not every shard has it.
+    fn hand_out(&self, message: ShardMessage) -> bool {
+        let until = self.state.clock.now().plus_ms(PUBLISH_PATIENCE_MS);
+        let mut delivery = self.publisher.begin(message);
+        while !delivery.is_done() && self.state.clock.now() < until {
+            thread::sleep(PAUSE);
+            self.publisher.go_on(&mut delivery);
+        }
+        delivery.is_done()
+    }
+
+    fn note_gap(&mut self, publisher: Life, missed: u64) {
+        if missed == 0 {
+            return;
+        }
+        self.state.relay.note_missed(missed);
+        self.gap.missed = self.gap.missed.saturating_add(missed);
+        self.gap.publisher = publisher;
+        self.gap.since.get_or_insert(self.state.clock.now());
+    }
+
+    /// One line for what was noticed within a second.
+    fn say_gap(&mut self) {
+        let now = self.state.clock.now();
+        if self.gap.since.is_some_and(|since| now >= since.plus_ms(GAP_LINE_MS)) {
+            let Gap { missed, publisher, .. } = std::mem::take(&mut self.gap);
+            warn!(missed, %publisher, "publications of other nodes did not arrive here");
+        }
+    }
+
+    fn on_failure(&mut self, failure: &::redis::RedisError) {
+        let reason = Reason::of(failure);
+        self.breaker.failed(self.state.clock.now(), chance());
+        if self.state.relay.incoming.set(Some(reason)) {
+            warn!(
+                redis = self.door.shown,
+                reason = reason.label(),
+                error = short(failure),
+                "publications of other nodes do not arrive; subscribing again"
+            );
+        }
+    }
+}
