@@ -90,8 +90,10 @@ impl Ladder {
         Self { close: budget(rates.close), http: budget(rates.http), reset: budget(rates.reset) }
     }
 
-    /// A connection is refused whose request is not known yet. What a browser's could still be
-    /// answered with is kept for it, as it might be one.
+    /// A connection is refused whose request is not known yet. When no HTTP answer is left, it
+    /// might still be a browser's: as many requests are read to find out as browsers could be
+    /// answered, and a place that was kept for none is lost. So a flood costs what the rates say,
+    /// whatever it consists of.
     pub fn begin(&mut self, now_ns: u64) -> Step {
         if self.http.take(now_ns) {
             Step::Answer(Place::Http)
@@ -116,7 +118,6 @@ impl Ladder {
             }
             (Place::Http, true) => Rung::Http,
             (Place::Close, false) => {
-                self.close.give_back();
                 if self.http.take(now_ns) {
                     return Rung::Http;
                 }
@@ -194,10 +195,11 @@ mod tests {
         assert_eq!(counts(&mut Ladder::new(RATES, 1), true, 100, 0), [5, 10, 20, 65]);
         let mut ladder = Ladder::new(RATES, 1);
         assert_eq!(counts(&mut ladder, false, 10, 0), [0, 10, 0, 0]);
-        // Kept for browsers, and there is none.
-        assert_eq!(counts(&mut ladder, false, 90, 0), [0, 0, 20 + 5 - 5, 70]);
-        assert_eq!(counts(&mut ladder, true, 10, 0), [5, 0, 0, 5]);
+        // Five are read, because they might be browsers, and then reset like the others.
+        assert_eq!(counts(&mut ladder, false, 90, 0), [0, 0, 20, 70]);
+        assert_eq!(counts(&mut ladder, true, 10, 0), [0, 0, 0, 10]);
         assert_eq!(counts(&mut ladder, false, 100, NS_PER_SECOND / 2), [0, 5, 10, 85]);
+        assert_eq!(counts(&mut ladder, true, 10, NS_PER_SECOND), [3, 5, 2, 0]);
         assert_eq!(counts(&mut ladder, true, 100, 60 * NS_PER_SECOND), [5, 10, 20, 65]);
     }
 
