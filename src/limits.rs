@@ -80,8 +80,16 @@ pub const COMMANDS: usize = 1_024;
 /// again: about a millisecond of sends.
 pub const VISITS_PER_TURN: usize = 512;
 
+/// Completions for which a shard waits when it gathers them: about as many as it handles in the
+/// time that it waits for them.
+pub const GATHERED: usize = 64;
+
 /// How long completions are handled before timers, inbox and fan-out get their turn.
 pub const DISPATCH_NS: u64 = 1_000_000;
+
+/// Operations that a turn starts before it hands them to the kernel, which begins them at once:
+/// about a millisecond of its work. A full queue of [`SUBMISSIONS`] is several.
+pub const STARTED_PER_TURN: usize = 512;
 
 /// Completions that are handled before the clock is looked at: some microseconds of work.
 pub const COMPLETIONS_BETWEEN_LOOKS: usize = 64;

@@ -189,6 +189,11 @@ keys! {
         /// put together from several reads.
         receive_buffer_bytes: u32 = Number(4096), between(512, 65_536), "bytes";
 
+        /// How long a busy shard lets what has happened gather before it looks at it: less work
+        /// for each message, for up to so much more time until it is answered. A shard that has
+        /// been silent for so long looks at once. 0 never waits.
+        gather_us: u64 = Number(50), between(0, 1_000), "µs";
+
         /// How many connections a shard has places for in the kernel. The limit on open files
         /// (RLIMIT_NOFILE) bounds it too; set it lower to bound the table's memory.
         direct_descriptors: u32 =

@@ -8,9 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{
@@ -20,10 +18,12 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::completion::{Accepted, Completion, Errno, Outcome};
 use super::in_flight::{InFlight, SendForm};
+use super::neighbours::Neighbours;
 use super::operation::Operation;
 use super::receive_buffers::{GROUP, ReceiveBuffers, Received};
 use super::token::{Kind, Token, UserData};
-use super::{Ring, probe};
+use super::{Ring, Wait, probe};
+use crate::limits::GATHERED;
 use crate::sys::event_fd::EventFd;
 
 /// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: wait for readiness before the first try.
@@ -31,6 +31,10 @@ const POLL_FIRST: u16 = 1;
 /// After a quick restart the memory of the last life's rings may still be accounted for
 /// (RLIMIT_MEMLOCK), so ENOMEM is tried again for this long.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A wait for many needs an end of its own, or the kernel ends it after its shorter time without
+/// any completion.
+const FAR_OFF: Duration = Duration::from_secs(1);
 
 fn timespec(duration: Duration) -> Timespec {
     Timespec::new().sec(duration.as_secs()).nsec(duration.subsec_nanos())
@@ -68,37 +72,6 @@ pub struct KernelRing {
     ready: VecDeque<cqueue::Entry>,
     awaited: usize,
     single_thread: PhantomData<*const ()>,
-}
-
-/// The rings of one server, by number, so that each can hand descriptors to the others.
-///
-/// A ring that has ended is not found any more. One that ends while a descriptor is on its way
-/// takes it with it.
-#[derive(Clone, Debug, Default)]
-pub struct Neighbours {
-    index: usize,
-    rings: Arc<[AtomicI32]>,
-}
-
-impl Neighbours {
-    const NONE: RawFd = -1;
-
-    /// Of `count` rings, none of which is there yet: what each of them is given.
-    pub fn new(count: usize) -> impl Iterator<Item = Self> {
-        let rings: Arc<[_]> = (0..count).map(|_| AtomicI32::new(Self::NONE)).collect();
-        (0..count).map(move |index| Self { index, rings: Arc::clone(&rings) })
-    }
-
-    fn announce(&self, ring: RawFd) {
-        if let Some(place) = self.rings.get(self.index) {
-            place.store(ring, Ordering::Release);
-        }
-    }
-
-    fn find(&self, index: usize) -> Option<RawFd> {
-        let ring = self.rings.get(index)?.load(Ordering::Acquire);
-        (ring != Self::NONE).then_some(ring)
-    }
 }
 
 impl KernelRing {
@@ -166,6 +139,11 @@ impl KernelRing {
         self.neighbours = neighbours;
     }
 
+    #[cfg(test)]
+    pub(super) fn bell(&self) -> EventFd {
+        self.bell.clone()
+    }
+
     fn push(&mut self, kind: Kind, place: u32, token: Token, entry: squeue::Entry) {
         let entry = entry.user_data(UserData { kind, place, token }.pack());
         self.awaited += 1;
@@ -206,12 +184,19 @@ impl KernelRing {
         ready.extend(self.io.completion());
     }
 
-    fn enter(&mut self, want: usize, timeout: Option<Duration>) -> io::Result<()> {
-        let entered = match timeout {
-            None => self.io.submitter().submit_and_wait(want),
-            Some(timeout) => {
-                let timeout = timespec(timeout);
-                self.io.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&timeout))
+    fn enter(&mut self, want: usize, wait: Wait) -> io::Result<()> {
+        let submitter = self.io.submitter();
+        let entered = match wait {
+            Wait::ForOne => submitter.submit_and_wait(want),
+            Wait::AtMost(time) => {
+                let time = timespec(time);
+                submitter.submit_with_args(want, &SubmitArgs::new().timespec(&time))
+            }
+            Wait::ForMany(time) => {
+                let least = time.as_micros() as u32;
+                let most = timespec(FAR_OFF);
+                let args = SubmitArgs::new().min_wait_usec(least).timespec(&most);
+                submitter.submit_with_args(want, &args)
             }
         };
         match entered {
@@ -254,7 +239,7 @@ impl KernelRing {
         // A ring that is gone has no number; the kernel then says EBADF, as for any other that
         // is not one.
         let ring = self.neighbours.find(to).unwrap_or(Neighbours::NONE);
-        let place = self.neighbours.index as u32;
+        let place = self.neighbours.index() as u32;
         let there = UserData { kind: Kind::Handed, place, token }.pack();
         let entry = opcode::MsgRingSendFd::new(
             Fd(ring),
@@ -398,13 +383,22 @@ impl Ring for KernelRing {
         }
     }
 
-    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn turn(&mut self, wait: Wait) -> io::Result<()> {
         self.push_backlog();
-        let may_wait = timeout.is_none_or(|timeout| !timeout.is_zero());
-        let idle = self.ready.is_empty() && self.backlog.is_empty() && may_wait;
-        self.enter(usize::from(idle), timeout)?;
+        let idle = self.ready.is_empty() && self.backlog.is_empty();
+        let want = match wait {
+            _ if !idle => 0,
+            Wait::AtMost(Duration::ZERO) => 0,
+            Wait::ForOne | Wait::AtMost(_) => 1,
+            Wait::ForMany(_) => GATHERED,
+        };
+        self.enter(want, wait)?;
         self.collect();
         Ok(())
+    }
+
+    fn unsubmitted(&mut self) -> usize {
+        self.io.submission().len() + self.backlog.len()
     }
 
     fn next_completion(&mut self) -> Option<Completion> {
@@ -461,7 +455,7 @@ impl KernelRing {
             return false;
         }
         // What is not submitted yet would not be cancelled, and then begin.
-        if self.enter(0, None).is_err() {
+        if self.enter(0, Wait::ForOne).is_err() {
             return false;
         }
         let patience = Some(Timespec::new().sec(1));
@@ -472,7 +466,7 @@ impl KernelRing {
         };
         let started = Instant::now();
         while !self.in_flight.is_empty() && started.elapsed() < Duration::from_millis(500) {
-            if self.enter(1, Some(Duration::from_millis(20))).is_err() {
+            if self.enter(1, Wait::AtMost(Duration::from_millis(20))).is_err() {
                 return false;
             }
             self.collect();

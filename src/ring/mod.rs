@@ -13,13 +13,15 @@
 mod completion;
 mod in_flight;
 mod kernel_ring;
+mod neighbours;
 mod operation;
 pub mod probe;
 mod receive_buffers;
 mod token;
 
 pub use completion::{Accepted, Completion, Errno, Outcome};
-pub use kernel_ring::{KernelRing, Neighbours, RingSettings};
+pub use kernel_ring::{KernelRing, RingSettings};
+pub use neighbours::Neighbours;
 pub use operation::{Frame, Operation, SendBatch};
 pub use receive_buffers::Received;
 pub use token::{FileSlot, Kind, MAX_SLOTS, Token};
@@ -27,19 +29,33 @@ pub use token::{FileSlot, Kind, MAX_SLOTS, Token};
 use std::io;
 use std::time::Duration;
 
+/// How long a turn waits for completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until there is one.
+    ForOne,
+    /// Until there is one, at most so long; zero only collects what is there.
+    AtMost(Duration),
+    /// Until there are [`limits::GATHERED`](crate::limits::GATHERED); after so long, until there
+    /// is one. Less work for each completion, for up to so much more time until it is seen.
+    ForMany(Duration),
+}
+
 /// What a shard asks of its ring. `KernelRing` is io_uring; a simulation brings its own.
 pub trait Ring {
     /// Queues an operation. Never fails and never drops one: a full submission queue is handed
     /// to the kernel at once, and what the kernel does not take yet waits in line.
     fn start(&mut self, operation: Operation);
 
-    /// Submits what was started, and waits until something completes, at most for `timeout` if
-    /// there is one (zero: only collects what is there).
+    /// Submits what was started, waits, and collects what has completed.
     ///
     /// # Errors
     /// Only what leaves the ring unusable. Interruption, time-out and a busy completion queue
     /// are part of a normal turn.
-    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+    fn turn(&mut self, wait: Wait) -> io::Result<()>;
+
+    /// How many operations were started and wait for the next turn.
+    fn unsubmitted(&mut self) -> usize;
 
     /// The next completion of this turn.
     fn next_completion(&mut self) -> Option<Completion>;

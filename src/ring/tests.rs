@@ -33,7 +33,7 @@ fn wait_for<T>(ring: &mut KernelRing, mut pick: impl FnMut(Completion) -> Option
                 return found;
             }
         }
-        ring.turn(Some(Duration::from_millis(50))).expect("the ring turns");
+        ring.turn(Wait::AtMost(Duration::from_millis(50))).expect("the ring turns");
     }
     panic!("no such completion within 5 s");
 }
@@ -105,7 +105,7 @@ fn a_cut_completes_the_watch_and_resets_the_peer() {
     let Pair { mut ring, client, server } = connected_pair();
     ring.start(Operation::Watch(server));
     ring.start(Operation::Receive { token: client, wait: true });
-    ring.turn(Some(Duration::from_millis(1))).expect("turn");
+    ring.turn(Wait::AtMost(Duration::from_millis(1))).expect("turn");
     ring.start(Operation::Cut(server));
     let (mut watched, mut cut, mut reset) = (false, false, false);
     wait_for(&mut ring, |done| {
@@ -157,7 +157,7 @@ fn more_operations_than_the_queue_holds_are_all_done() {
 fn a_ring_that_is_dropped_does_not_wait_for_what_it_has_just_started() {
     let Pair { mut ring, client, server } = connected_pair();
     ring.start(Operation::Receive { token: client, wait: true });
-    ring.turn(Some(Duration::ZERO)).expect("the ring turns");
+    ring.turn(Wait::AtMost(Duration::ZERO)).expect("the ring turns");
     ring.start(Operation::Accept);
     ring.start(Operation::Watch(server));
     let started = Instant::now();
@@ -177,4 +177,43 @@ fn ticks_come_again_and_again() {
         });
         assert!(lasts, "armed once");
     }
+}
+
+/// What a single turn sees of a ring that has two sends to do and is woken 20 ms later.
+fn seen_in_one_turn(wait: Wait) -> usize {
+    let Pair { mut ring, client, .. } = connected_pair();
+    let bell = ring.bell();
+    ring.start(Operation::Wake);
+    for _ in 0..2 {
+        ring.start(Operation::Send(client, SendBatch::one(Frame::Own(b"z".to_vec()))));
+    }
+    let ringer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        bell.ring();
+    });
+    ring.turn(wait).expect("the ring turns");
+    let seen = std::iter::from_fn(|| ring.next_completion()).count();
+    ringer.join().expect("ringer");
+    seen
+}
+
+#[test]
+fn a_wait_for_many_lets_them_gather() {
+    assert_eq!(seen_in_one_turn(Wait::ForMany(Duration::from_millis(500))), 3);
+    assert_eq!(seen_in_one_turn(Wait::ForOne), 2);
+}
+
+#[test]
+fn a_wait_for_many_ends_with_the_first_after_its_time() {
+    let bell = EventFd::new().expect("eventfd");
+    let mut ring = KernelRing::new(settings(), bell.clone(), None).expect("ring");
+    ring.start(Operation::Wake);
+    let ringer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        bell.ring();
+    });
+    ring.turn(Wait::ForMany(Duration::from_millis(1))).expect("the ring turns");
+    let woken = ring.next_completion().map(|done| done.outcome);
+    assert!(matches!(woken, Some(Outcome::Woken)), "{woken:?}");
+    ringer.join().expect("ringer");
 }

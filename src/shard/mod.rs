@@ -11,6 +11,7 @@ mod dispatch;
 mod drain;
 mod effects;
 mod fan_out;
+mod gathering;
 mod half_open;
 mod on_accept;
 mod on_close;
@@ -43,12 +44,13 @@ use crate::limits;
 use crate::mesh::inbox::Inbox;
 use crate::mesh::outbox::Outbox;
 use crate::metrics::ShardMetrics;
-use crate::ring::{FileSlot, Operation, Ring, Token};
+use crate::ring::{FileSlot, Operation, Ring, Token, Wait};
 
 use admitting::Deferred;
 use connections::Connections;
 use drain::Drain;
 use fan_out::FanOut;
+use gathering::Gathering;
 use half_open::HalfOpen;
 use on_accept::Accepting;
 use on_receive::BeforeUpgrade;
@@ -114,6 +116,7 @@ pub struct Shard<R: Ring> {
     due: Vec<FileSlot>,
     registry: Registry,
     fan_outs: VecDeque<FanOut>,
+    gathering: Gathering,
     effects: Effects,
     spare: Vec<Vec<u8>>,
     starved: VecDeque<Token>,
@@ -131,6 +134,7 @@ impl<R: Ring> Shard<R> {
         let capacity = ring.file_capacity();
         let half_open = HalfOpen::new(parts.settings.half_open);
         let refusing = Refusing::new(&parts.settings);
+        let gathering = Gathering::new(parts.settings.gather);
         Self {
             index: parts.index,
             ring,
@@ -157,6 +161,7 @@ impl<R: Ring> Shard<R> {
             due: Vec::new(),
             registry: Registry::new(parts.hash),
             fan_outs: VecDeque::new(),
+            gathering,
             effects: Effects::default(),
             spare: Vec::new(),
             starved: VecDeque::new(),
@@ -188,8 +193,8 @@ impl<R: Ring> Shard<R> {
     /// # Errors
     /// As [`Self::run`].
     pub fn turn(&mut self) -> io::Result<()> {
-        let timeout = self.sleep_time();
-        self.ring.turn(timeout)?;
+        let wait = self.sleep_time();
+        self.ring.turn(wait)?;
         self.inbox.awake();
         self.look_at_the_clock();
         self.dispatch_some();
@@ -203,7 +208,8 @@ impl<R: Ring> Shard<R> {
         Ok(())
     }
 
-    /// As many completions as fit into a part of a turn; the rest stays for the next.
+    /// As many completions as fit into a part of a turn, and as start what the kernel can begin in
+    /// such a part; the rest stays for the next.
     fn dispatch_some(&mut self) {
         let end_ns = self.now.ns() + limits::DISPATCH_NS;
         loop {
@@ -211,7 +217,8 @@ impl<R: Ring> Shard<R> {
                 let Some(completion) = self.ring.next_completion() else { return };
                 self.dispatch(completion);
             }
-            if self.clock.now().ns() >= end_ns {
+            let full = self.ring.unsubmitted() >= limits::STARTED_PER_TURN;
+            if full || self.clock.now().ns() >= end_ns {
                 return;
             }
         }
@@ -219,15 +226,18 @@ impl<R: Ring> Shard<R> {
 
     /// How long the ring may sleep: not at all while work is left over, otherwise until
     /// something happens, a tick at the latest.
-    fn sleep_time(&mut self) -> Option<Duration> {
+    fn sleep_time(&mut self) -> Wait {
         let work_left = !self.fan_outs.is_empty()
             || !self.starved.is_empty()
             || self.drain.as_ref().is_some_and(Drain::has_work);
         if work_left || !self.inbox.may_sleep() {
-            return Some(Duration::ZERO);
+            return Wait::AtMost(Duration::ZERO);
         }
         let paces = self.drain.as_ref().is_some_and(Drain::is_pacing);
-        (paces || self.outbox.waits()).then_some(drain::PACE_INTERVAL)
+        if paces || self.outbox.waits() {
+            return Wait::AtMost(drain::PACE_INTERVAL);
+        }
+        self.gathering.wait()
     }
 
     fn start_ticking(&mut self) {

@@ -36,6 +36,7 @@ impl<R: Ring> Shard<R> {
         if gap_ms > PAUSE_MS {
             self.unseen_ms += gap_ms - TICK_MS;
         }
+        self.gathering.note(now.since(self.now));
         self.now = now;
     }
 

@@ -1,5 +1,7 @@
 //! What a shard needs of the configuration, in its own units.
 
+use std::time::Duration;
+
 use crate::admission::{LadderRates, Prefixes};
 use crate::client_address::TrustedProxies;
 use crate::config::{Config, ProxyProtocol};
@@ -28,6 +30,8 @@ pub struct Settings {
     pub receive_buffers: u16,
     /// Bytes of a receive buffer: a receive that fills one has left something behind.
     pub receive_buffer_bytes: usize,
+    /// How long a busy shard lets completions gather.
+    pub gather: Duration,
     /// How much of an address makes a source.
     pub prefixes: Prefixes,
     /// Who may say for whom it connects.
@@ -69,6 +73,7 @@ impl Settings {
             max_queued_bytes: config.server.max_queued_bytes,
             receive_buffers: config.server.receive_buffers,
             receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
+            gather: Duration::from_micros(config.server.gather_us),
             prefixes: config.admission.prefixes(),
             trusted_proxies: TrustedProxies::new(&config.server.trusted_proxies),
             proxy_protocol: config.server.proxy_protocol,

@@ -14,7 +14,7 @@ mod upgrade;
 use std::io;
 use std::time::Duration;
 
-use tidegate::ring::{Completion, FileSlot, Outcome, Ring};
+use tidegate::ring::{Completion, FileSlot, Outcome, Ring, Wait};
 
 pub(crate) use self::core::{Core, Job, Manner, SPARE_FILES};
 use crate::crew::Phase;
@@ -115,7 +115,7 @@ impl<S: Scenario> Client<S> {
         self.expire_openings();
         let sleep = self.scenario.on_turn(&mut self.core).min(until_next_open);
         self.core.retry_starved();
-        self.core.ring.turn(Some(sleep))?;
+        self.core.ring.turn(Wait::AtMost(sleep))?;
         self.core.refresh_clock();
         let answered = self.core.ledger.answered();
         while let Some(completion) = self.core.ring.next_completion() {
