@@ -13,7 +13,7 @@ use std::process::Command;
 
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
-use support::figures::{descriptors, metric, nothing_is_unread};
+use support::figures::{descriptors, metric, nothing_is_unread, own_memory};
 use support::load::Load;
 use support::server::{Server, outcomes};
 use support::{alone, eventually, http};
@@ -31,10 +31,10 @@ fn established(server: SocketAddr) -> usize {
 
 /// Shards for so many connections under this machine's limit of descriptors, which counts for
 /// each of them, with a fifth to spare for uneven hashing.
-fn shards_for(connections: u64) -> String {
+fn shards_for(connections: u64) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let files = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
-    format!("server.shards={}", (connections * 6 / 5).div_ceil(files - 320).max(4))
+    (connections * 6 / 5).div_ceil(files - 320).max(4)
 }
 
 #[test]
@@ -44,16 +44,21 @@ fn a_hundred_thousand_connections_are_held_counted_and_drained() {
     let report_file = report_directory.path().join("report.json");
     let report_setting = format!("shutdown.report_file={}", report_file.display());
     // Time enough for clients on a machine that is busy with other things.
+    let shards = shards_for(100_000);
     let mut server = Server::start(&[
-        &shards_for(100_000),
+        &format!("server.shards={shards}"),
         &report_setting,
         "shutdown.deadline_ms=90000",
         "shutdown.drain_ms=60000",
         "shutdown.close_timeout_ms=30000",
     ]);
+    let empty = own_memory(server.pid());
     let url = format!("ws://{}/ws?channel=a", server.clients);
     let mut load = Load::start("drain-watch", &url, &["-n", "100000", "--timeout", "90s"]);
     assert_eq!(load.opened(), 100_000);
+    let receive_buffers = shards * 512 * 4096; // each has been used
+    let each = (own_memory(server.pid()) - empty).saturating_sub(receive_buffers) / 100_000;
+    assert!(each <= 120, "{each} bytes for each connection; docs/memory.md says which there are");
 
     assert_eq!(metric(&server, "tidegate_connections"), 100_000);
     assert_eq!(established(server.clients), 100_000);
