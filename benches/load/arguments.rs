@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::flood::AdminUrl;
+use crate::server::{Admin, AdminUrl};
 use crate::sources::Spread;
 use crate::target::Target;
 
@@ -25,11 +25,75 @@ pub(crate) enum Command {
     Hold(Hold),
     /// Send messages, check that each echo is identical, measure latency and CPU
     Echo(Echo),
+    /// Open connections at a rate that rises; find the rate up to which all are admitted in time
+    Ramp(Ramp),
+    /// Publish to all connections; measure how long each message takes to each of them
+    Broadcast(Broadcast),
+    /// The same while some connections read slowly or never: how do they end, and what do the
+    /// others notice?
+    SlowReaders(SlowReaders),
+    /// Keep a number of connections that come and go
+    Churn(Churn),
     /// Hold connections through a drain and record how and when each one ended
     DrainWatch(DrainWatch),
+    /// Hold connections through a drain and come back, as the server's notice says or as clients
+    /// do that do not listen: how even is the line of those who return?
+    Reconnect(Reconnect),
     /// Attempt to connect as fast as possible to a server with limits; compare each fate with
     /// what the server has counted
     Flood(Flood),
+}
+
+/// Where the server's own counters are.
+#[derive(Debug, Args)]
+pub(crate) struct AdminArguments {
+    /// Admin listener of a Tidegate server, whose counters must agree with what is seen here
+    /// [default: not asked; for flood http://127.0.0.1:8081, if something answers there]
+    #[arg(long, value_name = "URL")]
+    pub(crate) admin: Option<AdminUrl>,
+    /// The server's admin.token
+    #[arg(long, value_name = "TOKEN", value_parser = header_value)]
+    pub(crate) admin_token: Option<String>,
+}
+
+impl AdminArguments {
+    /// Whom to ask, if anybody was named.
+    pub(crate) fn admin(&self) -> Option<Admin> {
+        let token = self.admin_token.clone();
+        self.admin.clone().map(|url| Admin { url, token })
+    }
+}
+
+impl Command {
+    /// What all commands but flood have.
+    pub(crate) fn common(&self) -> Option<&Common> {
+        Some(match self {
+            Self::Hold(hold) => &hold.common,
+            Self::Ramp(ramp) => &ramp.common,
+            Self::Echo(echo) => &echo.common,
+            Self::Broadcast(broadcast) => &broadcast.common,
+            Self::SlowReaders(slow) => &slow.broadcast.common,
+            Self::Churn(churn) => &churn.common,
+            Self::DrainWatch(watch) => &watch.common,
+            Self::Reconnect(reconnect) => &reconnect.common,
+            Self::Flood(_) => return None,
+        })
+    }
+
+    /// As on the command line.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Hold(_) => "hold",
+            Self::Ramp(_) => "ramp",
+            Self::Echo(_) => "echo",
+            Self::Broadcast(_) => "broadcast",
+            Self::SlowReaders(_) => "slow-readers",
+            Self::Churn(_) => "churn",
+            Self::DrainWatch(_) => "drain-watch",
+            Self::Reconnect(_) => "reconnect",
+            Self::Flood(_) => "flood",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -63,9 +127,14 @@ pub(crate) struct Common {
     /// Write the number of open connections to this file once every attempt has its answer
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) admin: AdminArguments,
     /// End without closing handshakes
     #[arg(long)]
     pub(crate) abandon: bool,
+    /// Write a page with plots to this file
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
@@ -77,10 +146,23 @@ impl Common {
     }
 }
 
+/// What clients are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Clients {
+    /// Sockets of this machine, through io_uring
+    Sockets,
+    /// TCP in user space on a TUN device in a network namespace that the tool makes and removes:
+    /// some bytes a client. Needs root. Messages are counted and not looked at
+    Tun,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Hold {
     #[command(flatten)]
     pub(crate) common: Common,
+    /// What clients are made of
+    #[arg(long, value_enum, default_value = "sockets")]
+    pub(crate) client: Clients,
     /// Attempts per second [default: as fast as the server answers]
     #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
     pub(crate) rate: Option<f64>,
@@ -161,6 +243,145 @@ pub(crate) struct DrainWatch {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Ramp {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Attempts per second at the beginning
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 100.0, value_parser = rate)]
+    pub(crate) from: f64,
+    /// Attempts per second at the end
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) to: f64,
+    /// How long the rate rises; --connections bounds the number of attempts
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
+    pub(crate) over: Duration,
+    /// Time to 101 that 99 % of a step's attempts may take, or the rate does not count as kept
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub(crate) p99_limit: Duration,
+    /// The rate that must be kept
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) expect_per_second: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Churn {
+    /// --connections is the number of connections at a time
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Mean time that a connection stays
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) lifetime: Duration,
+    /// How long to go on
+    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) go_on: Duration,
+    /// Attempts may be refused or fail
+    #[arg(long)]
+    pub(crate) allow_refused: bool,
+}
+
+/// How messages are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Through {
+    /// POST /api/publish at --admin, to the channel that the URL subscribes to
+    Api,
+    /// POST of the bare message to --publish-url
+    Post,
+    /// A text message of a further client at --publish-url, which the server hands on to all
+    Client,
+}
+
+/// Connections that do not read as they should.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Slow {
+    /// Connections that read slowly
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) slow: u64,
+    /// How slowly; 0 is never
+    #[arg(long, value_name = "BYTES", default_value_t = 0.0, value_parser = rate_or_nothing)]
+    pub(crate) slow_bytes_per_second: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Broadcast {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Attempts per second [default: as fast as the server answers]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// Publications per second, on a fixed schedule
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 10.0, value_parser = rate)]
+    pub(crate) publish_rate: f64,
+    /// Length of the measured window
+    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) measure_for: Duration,
+    /// Load before the window
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = duration)]
+    pub(crate) warm_up: Duration,
+    /// How long the last publication may take to its last reader
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) settle: Duration,
+    /// Bytes of a message, at least those that its number and time take
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) payload: u32,
+    /// Who publishes
+    #[arg(long, value_enum, default_value = "api")]
+    pub(crate) through: Through,
+    /// Where, unless through the API
+    #[arg(long, value_name = "URL")]
+    pub(crate) publish_url: Option<String>,
+    #[command(flatten)]
+    pub(crate) slow: Slow,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SlowReaders {
+    /// As broadcast, with --slow set to a tenth of the connections if it is not given
+    #[command(flatten)]
+    pub(crate) broadcast: Broadcast,
+}
+
+/// How clients come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Manners {
+    /// When the notice says, counted from the end of the connection; without one as backoff
+    Slots,
+    /// At once, and each second when that fails
+    Immediate,
+    /// After a random part of a time that doubles with each failure
+    Backoff,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reconnect {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Attempts per second of the first connections [default: as fast as the server answers]
+    #[arg(long, value_name = "PER_SECOND", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// Where clients go that are not told where [default: the first URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: Option<Target>,
+    /// How clients come back
+    #[arg(long, value_enum, default_value = "slots")]
+    pub(crate) clients: Manners,
+    /// First time of backoff
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub(crate) backoff_base: Duration,
+    /// Longest time of backoff
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) backoff_max: Duration,
+    /// How long to wait until all are back
+    #[arg(long, default_value = "120s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// How long to stay once all are back
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub(crate) stay: Duration,
+    /// The busiest slice of time may have at most this many times the mean of those who return
+    #[arg(long, value_name = "RATIO", value_parser = rate)]
+    pub(crate) expect_flat: Option<f64>,
+}
+
+#[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("end").required(true).multiple(true))]
 pub(crate) struct Flood {
     /// ws://HOST:PORT/PATH?QUERY
@@ -207,13 +428,8 @@ pub(crate) struct Flood {
     /// sources for it
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) behind_proxy: u32,
-    /// Admin listener of the server, whose counters must agree with the fates
-    /// [default: http://127.0.0.1:8081, if something answers there]
-    #[arg(long, value_name = "URL")]
-    pub(crate) admin: Option<AdminUrl>,
-    /// The server's admin.token
-    #[arg(long, value_name = "TOKEN", value_parser = header_value)]
-    pub(crate) admin_token: Option<String>,
+    #[command(flatten)]
+    pub(crate) admin: AdminArguments,
     /// Do not ask the server for its counters
     #[arg(long, conflicts_with = "admin")]
     pub(crate) no_admin: bool,
@@ -229,6 +445,9 @@ pub(crate) struct Flood {
     /// End without closing handshakes
     #[arg(long)]
     pub(crate) abandon: bool,
+    /// Write a page with plots to this file
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
@@ -284,6 +503,10 @@ fn rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
         _ => Err(String::from("want a number above 0")),
     }
+}
+
+fn rate_or_nothing(text: &str) -> Result<f64, String> {
+    if text == "0" { Ok(0.0) } else { rate(text) }
 }
 
 #[cfg(test)]

@@ -11,6 +11,11 @@ pub(crate) fn this_task() -> Option<PathBuf> {
 
 /// CPU time of the task with this /proc directory, user and kernel.
 pub(crate) fn of_task(directory: &Path) -> Option<Duration> {
+    Some(shares_of_task(directory)?.0)
+}
+
+/// The same, and the time that it was ready to run and had no processor.
+pub(crate) fn shares_of_task(directory: &Path) -> Option<(Duration, Duration)> {
     parse(&fs::read_to_string(directory.join("schedstat")).ok()?)
 }
 
@@ -32,9 +37,11 @@ fn is_zombie(pid: u32) -> bool {
     matches!(state, None | Some("Z" | "X"))
 }
 
-/// The first field is the time on a CPU in nanoseconds.
-fn parse(schedstat: &str) -> Option<Duration> {
-    schedstat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+/// The first field is the time on a CPU in nanoseconds, the second the time of waiting for one.
+fn parse(schedstat: &str) -> Option<(Duration, Duration)> {
+    let mut fields = schedstat.split_whitespace().map(|field| field.parse().ok());
+    let (ran, waited) = (fields.next()??, fields.next()??);
+    Some((Duration::from_nanos(ran), Duration::from_nanos(waited)))
 }
 
 #[cfg(test)]
@@ -43,8 +50,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_field_is_the_time() {
-        assert_eq!(parse("1500 20 3\n"), Some(Duration::from_nanos(1500)));
+    fn the_first_field_is_the_time_and_the_second_the_wait() {
+        let times = (Duration::from_nanos(1500), Duration::from_nanos(20));
+        assert_eq!(parse("1500 20 3\n"), Some(times));
         assert_eq!(parse(""), None);
     }
 

@@ -3,12 +3,14 @@
 use serde_json::Value;
 
 /// A message that belongs to a shutdown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Goodbye {
-    /// `{"type":"server.shutdown", ...}`: when to come back, if it says so.
+    /// `{"type":"server.shutdown", ...}`: when and where to come back, if it says so.
     Notice {
         /// `reconnect_after_ms`.
         reconnect_after_ms: Option<u32>,
+        /// `reconnect_to`.
+        reconnect_to: Option<String>,
     },
     /// `{"bye":true, ...}`: the last message before Close.
     Bye,
@@ -24,7 +26,8 @@ pub(crate) fn parse(text: &str) -> Option<Goodbye> {
     if value["type"] == "server.shutdown" {
         let after = value["reconnect_after_ms"].as_u64();
         let reconnect_after_ms = after.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
-        return Some(Goodbye::Notice { reconnect_after_ms });
+        let reconnect_to = value["reconnect_to"].as_str().map(str::to_owned);
+        return Some(Goodbye::Notice { reconnect_after_ms, reconnect_to });
     }
     (value["bye"] == true).then_some(Goodbye::Bye)
 }
@@ -36,9 +39,15 @@ mod tests {
     #[test]
     fn notices_and_goodbyes_are_recognised() {
         let notice = r#"{"type":"server.shutdown","reason":"deploy","reconnect_after_ms":1500}"#;
-        assert_eq!(parse(notice), Some(Goodbye::Notice { reconnect_after_ms: Some(1_500) }));
+        let notice_of = |reconnect_after_ms, to: Option<&str>| Goodbye::Notice {
+            reconnect_after_ms,
+            reconnect_to: to.map(str::to_owned),
+        };
+        assert_eq!(parse(notice), Some(notice_of(Some(1_500), None)));
+        let elsewhere = r#"{"type":"server.shutdown","reconnect_to":"ws://b:1"}"#;
+        assert_eq!(parse(elsewhere), Some(notice_of(None, Some("ws://b:1"))));
         let silent = r#"{"type":"server.shutdown"}"#;
-        assert_eq!(parse(silent), Some(Goodbye::Notice { reconnect_after_ms: None }));
+        assert_eq!(parse(silent), Some(notice_of(None, None)));
         let bye = r#"{"bye":true,"total":3,"message":"Server is shutting down gracefully"}"#;
         assert_eq!(parse(bye), Some(Goodbye::Bye));
         for other in ["", "server.shutdown", r#"{"bye":false}"#, r#"{"type":"x","bye":1}"#, "{"] {

@@ -75,6 +75,11 @@ impl Timeline {
         *self.0.entry(at_ms / Self::GRAIN_MS).or_default() += 1;
     }
 
+    /// All events.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.values().sum()
+    }
+
     /// Adds another ring's events.
     pub(crate) fn add(&mut self, other: &Self) {
         crate::ledger::add_counts(&mut self.0, &other.0);

@@ -2,16 +2,20 @@
 
 use std::fmt;
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate::ring::{MAX_SLOTS, probe};
 use tidegate::sys::rlimit;
 
-use crate::arguments::{Common, Flood};
-use crate::client::{Job, Manner, SPARE_FILES};
-use crate::crew::{Plan, Window};
+use crate::arguments::{Churn, Common, Flood, Hold, Ramp};
+use crate::client::{Door, Job, Manner, SPARE_FILES};
+use crate::crew::{PhaseSign, Plan, Window};
+use crate::pace::Pace;
 use crate::sources::{Sources, Spread};
+use crate::target::Target;
+use crate::{churn, ramp, tun};
 
 /// Attempts that may be unanswered at once over all rings when no rate is given: about what the
 /// smallest usual listen backlog holds.
@@ -64,7 +68,7 @@ pub(crate) fn plan(common: &Common, opens: Option<f64>, raw: bool) -> Result<Pla
         first_index: 0,
         connections: common.connections,
         files: room,
-        opens_per_second: opens,
+        pace: Pace::of_rate(opens),
         max_opening: opening_at_once(opens).max(8 * parts.len() as u64),
         connect_timeout: common.connect_timeout,
         raw,
@@ -72,6 +76,7 @@ pub(crate) fn plan(common: &Common, opens: Option<f64>, raw: bool) -> Result<Pla
         epoch: Instant::now(),
     };
     Ok(Plan {
+        phase: PhaseSign::default(),
         jobs: divide(&whole, &parts),
         cores: common.cores.0.clone(),
         window: Window::Held,
@@ -82,6 +87,30 @@ pub(crate) fn plan(common: &Common, opens: Option<f64>, raw: bool) -> Result<Pla
         server_pid: common.server_pid,
         ready_file: common.ready_file.clone(),
     })
+}
+
+/// Where the clients of a run come from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origins {
+    base: Option<Ipv4Addr>,
+    spread: Spread,
+}
+
+impl Origins {
+    /// As the command line says.
+    pub(crate) fn of(common: &Common) -> Self {
+        Self { base: common.source_base, spread: common.spread() }
+    }
+
+    /// Another server than the URL's, for the same clients.
+    ///
+    /// # Errors
+    /// It does not resolve.
+    pub(crate) fn door(&self, target: &Target) -> Result<Door, String> {
+        let address = target.resolve()?;
+        let sources = Sources::new(address, self.base, self.spread);
+        Ok(Door { target: Arc::new(target.clone()), address, sources })
+    }
 }
 
 /// A plan whose window is the attempts. A ring has room for as many connections at once as it
@@ -102,7 +131,7 @@ pub(crate) fn flood(flood: &Flood) -> Result<Plan, Refused> {
         first_index: 0,
         connections: attempts,
         files: room,
-        opens_per_second: flood.rate,
+        pace: Pace::of_rate(flood.rate),
         max_opening: at_once.min(room * rings),
         connect_timeout: flood.connect_timeout,
         raw: false,
@@ -114,6 +143,7 @@ pub(crate) fn flood(flood: &Flood) -> Result<Plan, Refused> {
         epoch: Instant::now(),
     };
     Ok(Plan {
+        phase: PhaseSign::default(),
         jobs: divide(&whole, &parts(attempts, rings, u64::MAX)),
         cores: flood.cores.0.clone(),
         window: Window::Attempts { leave: flood.leave },
@@ -124,6 +154,91 @@ pub(crate) fn flood(flood: &Flood) -> Result<Plan, Refused> {
         server_pid: flood.server_pid,
         ready_file: flood.ready_file.clone(),
     })
+}
+
+/// A plan for clients in user space: one thread has them all.
+///
+/// # Errors
+/// The target does not resolve.
+pub(crate) fn tun(hold: &Hold) -> Result<Plan, Refused> {
+    let common = &hold.common;
+    let address = common.url.resolve().and_then(tun::seen_from_outside).map_err(Refused::Usage)?;
+    let job = Job {
+        target: Arc::new(common.url.clone()),
+        address,
+        sources: Sources::new(address, common.source_base, common.spread()),
+        first_index: 0,
+        connections: common.connections,
+        files: common.connections,
+        pace: Pace::of_rate(hold.rate),
+        max_opening: opening_at_once(hold.rate),
+        connect_timeout: common.connect_timeout,
+        raw: false,
+        manner: Manner::default(),
+        epoch: Instant::now(),
+    };
+    Ok(Plan {
+        phase: PhaseSign::default(),
+        jobs: vec![job],
+        cores: common.cores.0.clone(),
+        window: Window::Held,
+        warm_up: Duration::ZERO,
+        measure: hold.hold_for,
+        settle: Duration::ZERO,
+        politely: !common.abandon,
+        server_pid: common.server_pid,
+        ready_file: common.ready_file.clone(),
+    })
+}
+
+/// A plan whose attempts come at a rate that rises.
+///
+/// # Errors
+/// As [`plan`].
+pub(crate) fn ramp(ramp: &Ramp) -> Result<Plan, Refused> {
+    let room = room()?;
+    let attempts = ramp::attempts(ramp);
+    let parts = parts(attempts, ramp.common.threads, room);
+    let mut plan = plan(&ramp.common, Some(ramp.to), false)?;
+    let Some(first) = plan.jobs.first() else { return Ok(plan) };
+    let whole = Job {
+        first_index: 0,
+        connections: attempts,
+        files: room,
+        pace: ramp::pace(ramp),
+        max_opening: OPENING_AT_ONCE_AT_RATE,
+        ..first.clone()
+    };
+    plan.jobs = divide(&whole, &parts);
+    plan.window = Window::Attempts { leave: false };
+    plan.settle = ramp.common.connect_timeout;
+    Ok(plan)
+}
+
+/// A plan whose connections are replaced when they end, for as long as the clock says.
+///
+/// # Errors
+/// As [`plan`].
+pub(crate) fn churn(churn: &Churn) -> Result<Plan, Refused> {
+    let room = room()?;
+    let per_second = churn::per_second_wanted(churn);
+    let mut plan = plan(&churn.common, Some(per_second), false)?;
+    let rings = plan.jobs.len() as u64;
+    let Some(first) = plan.jobs.first() else { return Ok(plan) };
+    let whole = Job {
+        first_index: 0,
+        connections: ENDLESS,
+        // Their number varies by chance, and those that are being opened and closed need room.
+        files: (churn.common.connections / rings * 5 / 4 + 1_000).min(room),
+        pace: Pace::Steady(per_second),
+        max_opening: OPENING_AT_ONCE_AT_RATE,
+        ..first.clone()
+    };
+    plan.jobs = divide(&whole, &parts(ENDLESS, rings, u64::MAX));
+    plan.window = Window::Attempts { leave: false };
+    plan.measure = Some(churn.go_on);
+    plan.settle = churn.common.connect_timeout;
+    Ok(plan)
 }
 
 /// Connections that one ring may have at a time.
@@ -155,7 +270,7 @@ fn divide(whole: &Job, parts: &[u64]) -> Vec<Job> {
             first_index,
             connections,
             files: connections.min(whole.files),
-            opens_per_second: whole.opens_per_second.map(|rate| rate * share),
+            pace: whole.pace.share(share),
             max_opening: (whole.max_opening / parts.len() as u64).max(1),
             ..whole.clone()
         });

@@ -1,9 +1,20 @@
 //! A result as a table for people and as JSON for programs, from one list.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use crate::crew::{Measured, Run};
+use crate::fates::Fates;
 use crate::ledger::Ledger;
+use crate::server::ServerBooks;
+use crate::server::books::Counted;
+
+/// Memory of fewer connections is lost in what else goes on.
+const ENOUGH_FOR_MEMORY: u64 = 1_000;
+
+/// Percent of its time that a generator thread may wait for a processor before it is said.
+const MUCH_WAITED: f64 = 20.0;
 
 /// Sections of names and values, in order.
 #[derive(Debug, Default)]
@@ -13,6 +24,8 @@ pub(crate) struct Report {
     findings: Vec<String>,
     /// Remarks that do not make the run a failure.
     remarks: Vec<String>,
+    /// The run over time, for the page.
+    series: Value,
 }
 
 impl Report {
@@ -51,6 +64,16 @@ impl Report {
         self.remarks.push(remark.into());
     }
 
+    /// Keeps how the run went over time.
+    pub(crate) fn keep_series(&mut self, measured: &Measured) {
+        self.series = measured.series.columns();
+    }
+
+    /// The run over time, one array for each quantity.
+    pub(crate) fn series(&self) -> &Value {
+        &self.series
+    }
+
     /// True if nothing was found wrong.
     pub(crate) fn is_good(&self) -> bool {
         self.findings.is_empty()
@@ -58,7 +81,19 @@ impl Report {
 
     /// The books, how the opening went, and what is wrong with them.
     pub(crate) fn common<S>(&mut self, run: &Run<S>, ledger: &Ledger) {
-        self.section("ledger")
+        self.ledger("ledger", ledger);
+        self.check(run, ledger);
+        let seconds = run.measured.opening.as_secs_f64().max(1e-9);
+        self.section("opening")
+            .put("seconds", rounded(seconds))
+            .put("connections_per_second", (ledger.admitted as f64 / seconds).round());
+        self.opening_generator(&run.measured);
+        self.section("time_to_101_us").put_all(run.admissions().summary_us());
+    }
+
+    /// A section of books.
+    pub(crate) fn ledger(&mut self, name: &str, ledger: &Ledger) -> &mut Self {
+        self.section(name)
             .put("attempts", ledger.attempts)
             .put("admitted", ledger.admitted)
             .put("refused", ledger.refused_total())
@@ -68,13 +103,7 @@ impl Report {
             .put("refused_by_status", counts(&ledger.refused))
             .put("failed_by_cause", counts(&ledger.failed))
             .put("ended_by_reason", counts(&ledger.ended))
-            .put("balanced", ledger.balance().is_ok());
-        self.check(run, ledger);
-        let seconds = run.measured.opening.as_secs_f64().max(1e-9);
-        self.section("opening")
-            .put("seconds", rounded(seconds))
-            .put("connections_per_second", (ledger.admitted as f64 / seconds).round());
-        self.section("time_to_101_us").put_all(run.admissions().summary_us());
+            .put("balanced", ledger.balance().is_ok())
     }
 
     /// What is wrong with the books, and what can be done about attempts that failed.
@@ -92,6 +121,78 @@ impl Report {
         }
     }
 
+    /// What the server has counted, beside what was seen here.
+    pub(crate) fn compare(&mut self, fates: &Fates, counted: &Counted) {
+        let reasons = counted.refused_by_reason.iter();
+        let differences = fates.differences(counted);
+        self.put("opened", counted.opened)
+            .put("closed", counted.closed)
+            .put("refused", counted.refused)
+            .put(
+                "refused_by_reason",
+                Value::Object(
+                    reasons.map(|(reason, count)| (reason.clone(), json!(count))).collect(),
+                ),
+            )
+            .put("messages_sent", counted.messages_sent)
+            .put("most_at_once", counted.most)
+            .put("samples", counted.samples)
+            .put("peak_since_start", counted.peak)
+            .put("agrees", differences.is_empty());
+        differences.into_iter().for_each(|difference| self.fault(difference));
+    }
+
+    /// Closes the server's books, where they were opened, and compares them with `ledger`.
+    /// Returns what was counted.
+    pub(crate) fn server(&mut self, books: ServerBooks, ledger: &Ledger) -> Option<Counted> {
+        let fates = Fates::of(ledger, 0);
+        match books.close(&fates) {
+            Ok(None) => None,
+            Ok(Some(counted)) => {
+                self.section("server_counted");
+                self.compare(&fates, &counted);
+                Some(counted)
+            }
+            Err(why) => {
+                self.fault(format!("the server's counters cannot be compared: {why}"));
+                None
+            }
+        }
+    }
+
+    /// What the generator used of its cores while it opened connections.
+    fn opening_generator(&mut self, measured: &Measured) {
+        let window = measured.opening_window.as_secs_f64();
+        let busiest = measured.opening_cpu.iter().max().map_or(0.0, Duration::as_secs_f64);
+        if window <= 0.0 {
+            return;
+        }
+        let percent = rounded(100.0 * busiest / window);
+        self.put("generator_cpu_percent_busiest_thread", percent);
+        if percent > 95.0 {
+            self.remark(format!(
+                "the generator was the bottleneck while connections were opened: a thread was \
+                 {percent} % busy"
+            ));
+        }
+    }
+
+    /// Memory per open connection, by part, where so many were opened that it says something.
+    pub(crate) fn memory(&mut self, measured: &Measured) {
+        let (before, after) = &measured.memory;
+        let connections = measured.memory_at;
+        if connections < ENOUGH_FOR_MEMORY {
+            return;
+        }
+        let per = |bytes: i64| rounded(bytes as f64 / connections as f64);
+        self.section("memory_bytes_per_connection").put("connections", connections);
+        for (name, bytes) in after.growth(before).into_iter().filter(|(_, bytes)| *bytes > 0) {
+            self.put(&name, per(bytes));
+        }
+        self.put("kernel, all slabs", per(after.slab_total() as i64 - before.slab_total() as i64));
+        self.put("whole machine", per(after.used as i64 - before.used as i64));
+    }
+
     /// The window and what the generator used of its cores.
     pub(crate) fn generator(&mut self, measured: &Measured) {
         let window = measured.window.as_secs_f64().max(1e-9);
@@ -101,11 +202,20 @@ impl Report {
             .map(|cpu| rounded(100.0 * cpu.as_secs_f64() / window))
             .collect();
         let busiest = busy.iter().copied().fold(0.0, f64::max);
+        let waited = measured.threads_waited.iter().max().map_or(0.0, Duration::as_secs_f64);
+        let waited = rounded(100.0 * waited / window);
         self.section("generator")
             .put("threads", busy.len())
             .put("cpu_percent_busiest_thread", busiest)
             .put("cpu_percent_all_threads", rounded(busy.iter().sum()))
-            .put("was_bottleneck", busiest > 95.0);
+            .put("waited_percent_busiest_thread", waited)
+            .put("was_bottleneck", busiest + waited > 95.0);
+        if busiest <= 95.0 && waited > MUCH_WAITED {
+            self.remark(format!(
+                "the generator waited for a processor {waited} % of the time: this machine has \
+                 other work, and latencies have that in them"
+            ));
+        }
         if busiest > 95.0 {
             self.remark(format!(
                 "the generator was the bottleneck: a thread was {busiest} % busy; rates are the \
@@ -133,6 +243,11 @@ impl Report {
             text.push_str("ok\n");
         }
         text
+    }
+
+    /// Sections in their order, as `[name, [[name, value]]]`.
+    pub(crate) fn sections_json(&self) -> Value {
+        json!(self.sections)
     }
 
     /// For programs: one object.

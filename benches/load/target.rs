@@ -68,6 +68,11 @@ impl FromStr for Target {
 }
 
 impl Target {
+    /// The same server, asked for what `other` is asked for if this names nothing.
+    pub(crate) fn or_path_of(self, other: &Self) -> Self {
+        if self.path == "/" { Self { path: other.path.clone(), ..self } } else { self }
+    }
+
     /// The first address of the host.
     ///
     /// # Errors
@@ -120,6 +125,15 @@ mod tests {
                 "{url}"
             );
         }
+    }
+
+    #[test]
+    fn a_server_without_a_path_is_asked_for_the_same() {
+        let own: Target = "ws://a:1/ws?channel=x".parse().unwrap();
+        let path = |url: &str| url.parse::<Target>().unwrap().or_path_of(&own).path;
+        assert_eq!(path("ws://b:2"), "/ws?channel=x");
+        assert_eq!(path("ws://b:2/"), "/ws?channel=x");
+        assert_eq!(path("ws://b:2/other"), "/other");
     }
 
     #[test]

@@ -4,18 +4,19 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use tidegate::websocket::{Data, OpCode};
+use tungstenite::handshake::server::Request;
 use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::Arguments;
 use crate::report::Report;
-use crate::{run_drain_watch, run_echo, run_flood, run_hold};
 
 /// Serves each connection by `serve`, which gets its number; returns the port.
 fn server(serve: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> u16 {
@@ -31,14 +32,8 @@ fn server(serve: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> u16 {
 }
 
 fn run(line: &str) -> Report {
-    let arguments = Arguments::try_parse_from(line.split_whitespace()).unwrap();
-    let report = match &arguments.command {
-        Command::Hold(hold) => run_hold(hold),
-        Command::Echo(echo) => run_echo(echo),
-        Command::DrainWatch(watch) => run_drain_watch(watch),
-        Command::Flood(flood) => run_flood(flood),
-    };
-    report.unwrap()
+    let mut arguments = Arguments::try_parse_from(line.split_whitespace()).unwrap();
+    crate::run(&mut arguments.command).unwrap()
 }
 
 fn read_request(stream: &mut TcpStream) {
@@ -288,4 +283,234 @@ fn a_server_that_counts_differently_is_reported() {
     ));
     assert!(!report.is_good());
     assert!(report.table().contains("counted 6 connections as opened, here it was 5"));
+}
+
+/// Tells each client its slot, and where to go if `to` is a port, and closes.
+fn leaving_server(to: Option<u16>) -> u16 {
+    server(move |number, stream| {
+        let mut socket = tungstenite::accept(stream).unwrap();
+        let to =
+            to.map_or(String::new(), |port| format!(r#","reconnect_to":"ws://127.0.0.1:{port}""#));
+        let after = 100 + 10 * number;
+        let notice = format!(r#"{{"type":"server.shutdown","reconnect_after_ms":{after}{to}}}"#);
+        socket.send(Message::text(notice)).unwrap();
+        close_with(&mut socket, 1001, "going away");
+        read_to_end(socket);
+    })
+}
+
+/// Admits everybody and keeps them; the first attempt of every other one is refused.
+fn welcoming_server(refuse: bool) -> (u16, Arc<AtomicU64>) {
+    let admitted = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&admitted);
+    let port = server(move |number, mut stream| {
+        if refuse && number % 2 == 0 && number < 50 {
+            read_request(&mut stream);
+            stream.write_all(b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\n\r\n").unwrap();
+            return;
+        }
+        // The callback's error is a whole response; it is the library's choice.
+        #[allow(clippy::result_large_err)]
+        let same_path = |request: &Request, response| {
+            assert_eq!(request.uri(), "/ws?channel=a", "the same is asked of the other server");
+            Ok(response)
+        };
+        let socket = tungstenite::accept_hdr(stream, same_path);
+        count.fetch_add(1, Relaxed);
+        read_to_end(socket.unwrap());
+    });
+    (port, admitted)
+}
+
+#[test]
+fn clients_come_back_in_their_slots_to_where_the_notice_says() {
+    let (other, admitted) = welcoming_server(false);
+    let port = leaving_server(Some(other));
+    let report = run(&format!(
+        "tidegate-load reconnect ws://127.0.0.1:{port}/ws?channel=a -n 200 --threads 2 \
+         --timeout 20s --stay 50ms"
+    ));
+    assert!(report.is_good(), "{}", report.table());
+    let json = report.json();
+    assert_eq!(admitted.load(Relaxed), 200);
+    let returns = &json["returns"];
+    assert_eq!((&returns["lost"], &returns["returned"]), (&200.into(), &200.into()));
+    assert_eq!((&returns["with_a_slot"], &returns["told_where"]), (&200.into(), &200.into()));
+    assert_eq!(returns["lost_by_reason"]["code 1001"], 200);
+    let again = &json["ledger_of_those_who_return"];
+    assert_eq!((&again["admitted"], &again["open"]), (&200.into(), &200.into()));
+    let span = &json["line"]["last_return_ms"].as_u64().unwrap();
+    assert!(*span >= 1_900, "the last slot is 2.09 s behind the end: {}", report.table());
+}
+
+#[test]
+fn clients_that_are_refused_when_they_come_back_try_again() {
+    let (other, admitted) = welcoming_server(true);
+    for (manners, told) in [("slots", 50), ("immediate", 50), ("backoff", 50)] {
+        let port = leaving_server(None);
+        let before = admitted.load(Relaxed);
+        let report = run(&format!(
+            "tidegate-load reconnect ws://127.0.0.1:{port}/ws?channel=a -n 50 --timeout 30s \
+             --target ws://127.0.0.1:{other}/ws?channel=a --clients {manners} --stay 50ms \
+             --backoff-base 200ms"
+        ));
+        assert!(report.is_good(), "{manners}: {}", report.table());
+        assert_eq!(admitted.load(Relaxed) - before, 50, "{manners}");
+        let returns = &report.json()["returns"];
+        assert_eq!(returns["with_a_slot"], told);
+        if manners == "slots" {
+            assert_eq!(returns["refused_by_status"]["503"], 25);
+            assert_eq!(report.json()["ledger_of_those_who_return"]["attempts"], 75);
+        }
+    }
+}
+
+#[test]
+fn clients_that_find_nobody_are_not_called_back() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = leaving_server(Some(gone));
+    let report = run(&format!(
+        "tidegate-load reconnect ws://127.0.0.1:{port}/ws -n 5 --timeout 1s --clients immediate"
+    ));
+    assert!(!report.is_good());
+    let json = report.json();
+    assert_eq!(json["returns"]["not_yet_back"], 5, "{}", report.table());
+    assert_eq!(json["ledger_of_those_who_return"]["balanced"], true);
+}
+
+#[test]
+fn a_server_that_never_answers_leaves_no_attempt_without_room() {
+    // Connects are answered by the kernel, and nobody reads.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut held = Vec::new();
+    let accepting = thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            held.push(stream);
+            if held.len() > 9_000 {
+                held.clear();
+            }
+        }
+    });
+    let began = std::time::Instant::now();
+    let report = run(&format!(
+        "tidegate-load flood ws://127.0.0.1:{port}/ --duration 2s --in-flight 1000000 \
+         --connect-timeout 300ms --sources 400 --no-admin --abandon"
+    ));
+    assert!(began.elapsed() < Duration::from_secs(40), "the clock ends it");
+    let json = report.json();
+    assert_eq!(json["ledger"]["balanced"], true, "{}", report.table());
+    let causes = json["ledger"]["failed_by_cause"].as_object().unwrap();
+    let without_room: Vec<_> = causes.keys().filter(|cause| cause.contains("socket")).collect();
+    assert!(without_room.is_empty(), "{}", report.table());
+    drop(accepting);
+}
+
+/// Accepts and keeps; answers each Close.
+fn keeping_server() -> u16 {
+    server(|_, stream| {
+        read_to_end(tungstenite::accept(stream).unwrap());
+    })
+}
+
+#[test]
+fn a_ramp_says_up_to_which_rate_all_were_admitted() {
+    let port = keeping_server();
+    let report = run(&format!(
+        "tidegate-load ramp ws://127.0.0.1:{port}/ -n 300 --from 50 --to 250 --over 1s \
+         --p99-limit 20s --threads 2 --expect-per-second 200"
+    ));
+    assert!(report.is_good(), "{}", report.table());
+    let json = report.json();
+    assert_eq!(json["ledger"]["admitted"], 150, "the mean of both rates for a second");
+    let steps = json["ramp"]["steps"].as_array().unwrap();
+    let admitted: u64 = steps.iter().map(|step| step["admitted"].as_u64().unwrap()).sum();
+    assert_eq!(admitted, 150);
+}
+
+#[test]
+fn a_ramp_into_refusals_ends_where_they_begin() {
+    let port = server(|number, mut stream| {
+        if number < 40 {
+            read_to_end(tungstenite::accept(stream).unwrap());
+        } else {
+            read_request(&mut stream);
+            stream.write_all(b"HTTP/1.1 503 Busy\r\n\r\n").unwrap();
+        }
+    });
+    let report = run(&format!(
+        "tidegate-load ramp ws://127.0.0.1:{port}/ -n 300 --from 50 --to 250 --over 1s \
+         --p99-limit 20s --expect-per-second 200"
+    ));
+    assert!(!report.is_good(), "{}", report.table());
+    let kept = report.json()["ramp"]["kept_per_second"].as_f64().unwrap();
+    assert!((60.0..200.0).contains(&kept), "{}", report.table());
+}
+
+#[test]
+fn those_who_come_and_go_are_in_the_books() {
+    let port = keeping_server();
+    let report = run(&format!(
+        "tidegate-load churn ws://127.0.0.1:{port}/ -n 40 --lifetime 200ms --for 1s --threads 2"
+    ));
+    assert!(report.is_good(), "{}", report.table());
+    let ledger = &report.json()["ledger"];
+    let of = |name: &str| ledger[name].as_u64().unwrap();
+    assert!(of("ended") > 20, "{}", report.table());
+    assert_eq!(ledger["ended_by_reason"]["code 1000"], of("ended"));
+    assert_eq!(of("admitted"), of("ended") + of("open"));
+}
+
+/// Hands each text message on to everybody who is there, himself included.
+fn hub() -> u16 {
+    let everybody: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+    server(move |_, stream| {
+        let mut socket = tungstenite::accept(stream).unwrap();
+        everybody.lock().unwrap().push(socket.get_ref().try_clone().unwrap());
+        while let Ok(message) = socket.read() {
+            let Message::Text(text) = message else { continue };
+            let mut frame = Vec::new();
+            let text = text.as_bytes();
+            tidegate::websocket::frame::encode(OpCode::Data(Data::Text), text, &mut frame);
+            for mut peer in everybody.lock().unwrap().iter() {
+                // Who does not read is left out.
+                let _ = peer.set_write_timeout(Some(Duration::from_millis(50)));
+                let _ = peer.write_all(&frame);
+            }
+        }
+    })
+}
+
+#[test]
+fn every_publication_is_timed_from_when_it_was_due_to_each_reader() {
+    let port = hub();
+    let report = run(&format!(
+        "tidegate-load broadcast ws://127.0.0.1:{port}/ -n 20 --threads 2 --through client \
+         --publish-url ws://127.0.0.1:{port}/ --publish-rate 50 --for 600ms --warm-up 100ms"
+    ));
+    assert!(report.is_good(), "{}", report.table());
+    let json = report.json();
+    let publications = json["broadcast"]["publications"].as_u64().unwrap();
+    assert!(publications > 0);
+    assert_eq!(json["broadcast"]["deliveries"], publications * 20);
+    assert_eq!(json["latency_us"]["count"], publications * 20);
+    assert_eq!(json["last_reader_us"]["count"], publications);
+    assert_eq!(json["sequence"]["missing"], 0);
+}
+
+#[test]
+fn those_who_do_not_read_are_counted_apart() {
+    let port = hub();
+    let report = run(&format!(
+        "tidegate-load slow-readers ws://127.0.0.1:{port}/ -n 20 --slow 3 --through client \
+         --slow-bytes-per-second 2000 --publish-url ws://127.0.0.1:{port}/ --publish-rate 20 \
+         --for 500ms --warm-up 100ms"
+    ));
+    assert!(report.is_good(), "{}", report.table());
+    let json = report.json();
+    assert_eq!(
+        (&json["slow_readers"]["connections"], &json["broadcast"]["readers"]),
+        (&3.into(), &17.into())
+    );
+    assert_eq!(json["slow_readers"]["still_open"], 3);
 }

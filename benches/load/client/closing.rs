@@ -19,7 +19,8 @@ impl<C> Core<C> {
             && !connection.settled
         {
             connection.settled = true;
-            self.ledger.settle(fate);
+            let visit = connection.visit;
+            self.book(visit).settle(fate);
         }
     }
 
@@ -30,6 +31,7 @@ impl<C> Core<C> {
     /// An attempt has failed.
     pub(super) fn fail(&mut self, slot: FileSlot, failure: Failure) {
         self.settle(slot, Fate::Failed(failure));
+        self.bounce_slot(slot, None, None);
         self.end(slot);
     }
 
@@ -86,8 +88,9 @@ impl<C> Core<C> {
     /// `politely` the open connections are then ended by a closing handshake.
     pub(crate) fn finish(&mut self, politely: bool) {
         self.finished = true;
-        for _ in 0..self.opening_since.len() {
-            self.ledger.settle(Fate::Failed(Failure::Unfinished(Step::Socket)));
+        for at in 0..self.begun.len() {
+            let visit = self.begun[at].visit;
+            self.book(visit).settle(Fate::Failed(Failure::Unfinished(Step::Socket)));
         }
         for slot in 0..self.table.slots() {
             match self.table.at(slot).map(|connection| (connection.stage, connection.deaf)) {
@@ -219,9 +222,11 @@ impl<S: Scenario> Client<S> {
         let Some(connection) = self.core.table.at(slot) else { return };
         let counted = matches!(connection.stage, Stage::Open | Stage::Answering);
         let state = std::mem::take(&mut connection.state);
+        let (index, visit) = (connection.index, connection.visit);
         self.core.settle(slot, Fate::Ended(ending));
         if counted {
-            self.scenario.on_end(&mut self.core, End { state: &state, ending, answered });
+            let end = End { index, visit, state: &state, ending, answered };
+            self.scenario.on_end(&mut self.core, end);
         }
         self.core.end(slot);
     }

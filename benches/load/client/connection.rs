@@ -6,6 +6,7 @@
 use tidegate::ring::{FileSlot, Token};
 use tidegate::websocket::Partial;
 
+use super::returning::Visit;
 use crate::fate::Step;
 
 /// Where a connection is in its life.
@@ -26,8 +27,8 @@ pub(crate) enum Stage {
 /// What is needed until the upgrade is answered, and not after.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    /// When the attempt began, in microseconds since the run's epoch.
-    pub(crate) began_us: u64,
+    /// When the attempt was due, in microseconds since the run's epoch.
+    pub(crate) due_us: u64,
     /// The key of the request.
     pub(crate) key: String,
     /// The part of the answer that has arrived.
@@ -36,8 +37,10 @@ pub(crate) struct Opening {
 
 /// One connection. Small when idle: no buffer, no heap block.
 pub(crate) struct Connection<C> {
-    /// Number of the attempt over all rings.
+    /// Number of the client over all rings.
     pub(crate) index: u64,
+    /// Which of its attempts this is.
+    pub(crate) visit: Visit,
     /// Where it is in its life.
     pub(crate) stage: Stage,
     /// A watch or a receive is in flight.
@@ -68,10 +71,11 @@ pub(crate) struct Connection<C> {
 
 impl<C: Default> Connection<C> {
     /// An attempt that has its socket.
-    pub(crate) fn new(index: u64, began_us: u64) -> Self {
-        let opening = Opening { began_us, key: String::new(), answer: Vec::new() };
+    pub(crate) fn new(index: u64, visit: Visit, due_us: u64) -> Self {
+        let opening = Opening { due_us, key: String::new(), answer: Vec::new() };
         Self {
             index,
+            visit,
             stage: Stage::Opening(Step::Bind),
             reading: false,
             lasting: false,
@@ -170,11 +174,11 @@ mod tests {
     #[test]
     fn a_completion_of_an_earlier_life_names_nobody() {
         let mut table = Table::<u8>::new();
-        let first = table.insert(3, Connection::new(0, 0));
+        let first = table.insert(3, Connection::new(0, Visit::default(), 0));
         assert_eq!((table.live(), table.slots()), (1, 4));
         assert!(table.named(first).is_some());
         assert_eq!(table.remove(3).unwrap().index, 0);
-        let second = table.insert(3, Connection::new(1, 0));
+        let second = table.insert(3, Connection::new(1, Visit::default(), 0));
         assert!(table.named(first).is_none());
         assert_eq!(table.named(second).unwrap().index, 1);
         assert_eq!(table.token(3), second);

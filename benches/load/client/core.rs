@@ -14,8 +14,10 @@ use tidegate::websocket::frame;
 use tidegate::websocket::{Control, Data, OpCode};
 
 use super::connection::{Stage, Table};
+use super::returning::{Begun, Door, Returns};
 use crate::latency::Latencies;
 use crate::ledger::Ledger;
+use crate::pace::Pace;
 use crate::sources::Sources;
 use crate::target::Target;
 
@@ -24,6 +26,8 @@ pub(super) const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 /// Direct descriptors of a ring beyond its connections: the kernel frees a slot a little after
 /// its close has completed.
 pub(crate) const SPARE_FILES: u32 = 64;
+/// How long no attempt is made when the kernel has no room for another socket.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 /// Sent buffers that are kept for reuse.
 const SPARE_BUFFERS: usize = 1_024;
 
@@ -53,8 +57,8 @@ pub(crate) struct Job {
     pub(crate) connections: u64,
     /// The most of them that it has room for at one time.
     pub(crate) files: u64,
-    /// This ring's share of the rate; `None` opens as fast as the server answers.
-    pub(crate) opens_per_second: Option<f64>,
+    /// This ring's share of the rate at which attempts are made.
+    pub(crate) pace: Pace,
     /// Attempts that may be unanswered at once.
     pub(crate) max_opening: u64,
     /// How long an attempt may take.
@@ -93,10 +97,13 @@ pub(crate) struct Core<C> {
     pub(crate) last_answer: Option<Instant>,
     /// Pings that were answered.
     pub(crate) pings: u64,
-    pub(super) opening_since: VecDeque<u64>,
+    /// The books of clients that come back.
+    pub(crate) again: Ledger,
+    pub(super) begun: VecDeque<Begun>,
+    pub(super) returns: Returns,
+    pub(super) paused_until: Option<Instant>,
     pub(super) deadlines: VecDeque<(u64, Token)>,
     pub(super) next_index: u64,
-    pub(super) assigned: u64,
     pub(super) began: Option<Instant>,
     pub(super) finished: bool,
     starved: Vec<Token>,
@@ -115,10 +122,16 @@ impl<C> Core<C> {
             admissions: Latencies::new(),
             last_answer: None,
             pings: 0,
-            opening_since: VecDeque::new(),
+            again: Ledger::default(),
+            begun: VecDeque::new(),
+            returns: Returns::new(Door {
+                target: Arc::clone(&job.target),
+                address: job.address,
+                sources: job.sources,
+            }),
+            paused_until: None,
             deadlines: VecDeque::new(),
             next_index: 0,
-            assigned: 0,
             began: None,
             finished: false,
             starved: Vec::new(),
@@ -132,7 +145,7 @@ impl<C> Core<C> {
 
     /// Connections in the table, in whatever stage.
     pub(crate) fn live(&self) -> usize {
-        self.table.live() + self.opening_since.len()
+        self.table.live() + self.begun.len()
     }
 
     /// The time when this turn's completions were collected.
@@ -149,8 +162,13 @@ impl<C> Core<C> {
         self.now.duration_since(self.job.epoch).as_millis() as u64
     }
 
+    /// Time from the first attempt to this turn.
+    pub(crate) fn since_first(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| self.now.saturating_duration_since(began))
+    }
+
     /// Microseconds since the run's epoch.
-    pub(super) fn now_us(&self) -> u64 {
+    pub(crate) fn now_us(&self) -> u64 {
         self.now.duration_since(self.job.epoch).as_micros() as u64
     }
 
@@ -260,6 +278,16 @@ impl<C> Core<C> {
     pub(crate) fn make_deaf(&mut self, slot: FileSlot) {
         if let Some(connection) = self.table.at(slot) {
             connection.deaf = true;
+        }
+    }
+
+    /// Reads once from a connection that is deaf otherwise.
+    pub(crate) fn sip(&mut self, slot: FileSlot) {
+        let token = self.table.token(slot);
+        let Some(connection) = self.table.at(slot) else { return };
+        if !connection.reading && connection.stage == Stage::Open {
+            connection.reading = true;
+            self.ring.start(Operation::Receive { token, wait: true });
         }
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod connection;
 mod core;
 mod opening;
 mod receiving;
+mod returning;
 mod upgrade;
 
 use std::io;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tidegate::ring::{Completion, FileSlot, Outcome, Ring, Wait};
 
 pub(crate) use self::core::{Core, Job, Manner, SPARE_FILES};
+pub(crate) use self::returning::{Bounced, Door, Visit};
 use crate::crew::Phase;
 use crate::fate::Ending;
 
@@ -50,7 +52,13 @@ pub(crate) trait Scenario {
     fn on_open(&mut self, _core: &mut Core<Self::State>, _slot: FileSlot, _took: Duration) {}
 
     /// Answered with another status than 101, this long after the attempt began.
-    fn on_refused(&mut self, _took: Duration, _retry_after_s: Option<u32>) {}
+    fn on_refused(
+        &mut self,
+        _core: &mut Core<Self::State>,
+        _took: Duration,
+        _retry_after_s: Option<u32>,
+    ) {
+    }
 
     /// A message has arrived.
     fn on_message(&mut self, core: &mut Core<Self::State>, slot: FileSlot, message: Message<'_>);
@@ -68,6 +76,9 @@ pub(crate) trait Scenario {
     /// An admitted connection has ended; `answered` if the peer's Close was, completely.
     fn on_end(&mut self, _core: &mut Core<Self::State>, _end: End<'_, Self::State>) {}
 
+    /// An attempt to come back has failed. Nobody else will make another.
+    fn on_bounced(&mut self, _core: &mut Core<Self::State>, _bounced: Bounced) {}
+
     /// The run has entered another phase.
     fn on_phase(&mut self, _core: &mut Core<Self::State>, _phase: Phase) {}
 
@@ -78,10 +89,19 @@ pub(crate) trait Scenario {
 
     /// Messages received that count, so far.
     fn messages(&self) -> u64;
+
+    /// True once there is nothing more to wait for in the window.
+    fn is_done(&self, _core: &Core<Self::State>) -> bool {
+        false
+    }
 }
 
 /// How an admitted connection ended.
 pub(crate) struct End<'a, C> {
+    /// Number of its client.
+    pub(crate) index: u64,
+    /// Which attempt of the client it was.
+    pub(crate) visit: Visit,
     /// What the scenario kept.
     pub(crate) state: &'a C,
     /// How.
@@ -123,6 +143,9 @@ impl<S: Scenario> Client<S> {
         }
         if self.core.ledger.answered() > answered {
             self.core.last_answer = Some(self.core.now());
+        }
+        for bounced in std::mem::take(&mut self.core.returns.bounced) {
+            self.scenario.on_bounced(&mut self.core, bounced);
         }
         Ok(())
     }

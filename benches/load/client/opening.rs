@@ -7,34 +7,49 @@ use tidegate::ring::{Errno, FileSlot, Operation, Ring, Token};
 
 use super::connection::{Connection, Stage};
 use super::core::{Core, LONGEST_SLEEP};
+use super::returning::{Begun, Bounced, Visit};
 use super::{Client, Scenario, upgrade};
 use crate::fate::{Failure, Fate, Step};
 
 impl<C: Default> Core<C> {
     /// Starts the attempts that are due, and returns how long it is until the next one.
     pub(super) fn open_due(&mut self) -> Duration {
-        if self.finished || self.next_index >= self.job.connections {
+        if self.finished {
             return LONGEST_SLEEP;
         }
-        let elapsed = self.began.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
-        let due = match self.job.opens_per_second {
-            Some(rate) => ((elapsed * rate) as u64 + 1).min(self.job.connections),
-            None => self.job.connections,
-        };
-        let mut unanswered = self.ledger.attempts - self.ledger.answered();
-        while self.next_index < due && unanswered < self.job.max_opening {
+        let now = Instant::now();
+        if let Some(until) = self.paused_until {
+            if now < until {
+                return until - now;
+            }
+            self.paused_until = None;
+        }
+        let now_us = now.duration_since(self.job.epoch).as_micros() as u64;
+        self.open_returning(now_us).min(self.open_new(now))
+    }
+
+    /// The first attempts of clients.
+    fn open_new(&mut self, now: Instant) -> Duration {
+        if self.next_index >= self.job.connections {
+            return LONGEST_SLEEP;
+        }
+        let began = *self.began.get_or_insert(now);
+        let elapsed = now.duration_since(began);
+        let since_epoch_us = |at: Instant| at.duration_since(self.job.epoch).as_micros() as u64;
+        let (began_us, now_us) = (since_epoch_us(began), since_epoch_us(now));
+        let (pace, connections) = (self.job.pace, self.job.connections);
+        let due = pace.due(elapsed.as_secs_f64()).unwrap_or(connections).min(connections);
+        let mut unanswered = self.unanswered();
+        while self.next_index < due && unanswered < self.job.max_opening && self.has_room() {
+            let at = pace.at(self.next_index);
+            let due_us = at.map_or(now_us, |at| began_us + at.as_micros() as u64);
+            let index = self.job.first_index + self.next_index;
+            self.begin(Begun { index, visit: Visit::default(), at_us: now_us, due_us });
             self.next_index += 1;
             unanswered += 1;
-            self.ledger.attempts += 1;
-            let now = Instant::now().duration_since(self.job.epoch);
-            self.opening_since.push_back(now.as_micros() as u64);
-            self.ring.start(Operation::Open { ipv6: self.job.address.is_ipv6() });
         }
-        match self.job.opens_per_second {
-            Some(rate) if unanswered < self.job.max_opening => {
-                let next = self.next_index as f64 / rate - elapsed;
-                Duration::from_secs_f64(next.max(0.0)).min(LONGEST_SLEEP)
-            }
+        match pace.at(self.next_index) {
+            Some(at) if self.next_index >= due => at.saturating_sub(elapsed).min(LONGEST_SLEEP),
             _ => LONGEST_SLEEP,
         }
     }
@@ -43,7 +58,9 @@ impl<C: Default> Core<C> {
         if let Some(connection) = self.table.named(token) {
             connection.stage = Stage::Opening(Step::Connect);
             connection.sending = true;
-            self.ring.start(Operation::Connect(token, self.job.address));
+            let visit = connection.visit;
+            let address = self.door(visit).address;
+            self.ring.start(Operation::Connect(token, address));
         }
     }
 }
@@ -51,19 +68,21 @@ impl<C: Default> Core<C> {
 impl<S: Scenario> Client<S> {
     pub(super) fn on_opened(&mut self, result: Result<FileSlot, Errno>) {
         let core = &mut self.core;
-        let Some(began_us) = core.opening_since.pop_front() else { return };
+        let Some(begun) = core.begun.pop_front() else { return };
+        let Begun { index, visit, .. } = begun;
         let slot = match result {
             Ok(slot) => slot,
             Err(Errno(errno)) => {
                 if !core.finished {
-                    core.ledger.settle(Fate::Failed(Failure::Errno(Step::Socket, errno)));
+                    let fate = Fate::Failed(Failure::Errno(Step::Socket, errno));
+                    core.book(visit).settle(fate);
+                    core.bounce(Bounced { index, visit, retry_after_s: None, status: None });
+                    core.pause_opening();
                 }
                 return;
             }
         };
-        let index = core.job.first_index + core.assigned;
-        core.assigned += 1;
-        let token = core.table.insert(slot, Connection::new(index, began_us));
+        let token = core.table.insert(slot, Connection::new(index, visit, begun.due_us));
         if core.finished {
             if let Some(connection) = core.table.at(slot) {
                 connection.settled = true;
@@ -71,8 +90,8 @@ impl<S: Scenario> Client<S> {
             return core.end(slot);
         }
         let timeout_us = core.job.connect_timeout.as_micros() as u64;
-        core.deadlines.push_back((began_us + timeout_us, token));
-        match core.job.sources.of(index) {
+        core.deadlines.push_back((begun.at_us + timeout_us, token));
+        match core.door(visit).sources.of(index) {
             Some(source) => {
                 if let Some(connection) = core.table.at(slot) {
                     connection.sending = true;
@@ -113,9 +132,9 @@ impl<S: Scenario> Client<S> {
     fn ask(&mut self, slot: FileSlot) {
         let Some(connection) = self.core.table.at(slot) else { return };
         connection.stage = Stage::Opening(Step::Upgrade);
-        let index = connection.index;
+        let (index, visit) = (connection.index, connection.visit);
         let path = self.scenario.path(index);
-        let target = Arc::clone(&self.core.job.target);
+        let target = Arc::clone(&self.core.door(visit).target);
         let manner = self.core.job.manner.clone();
         let mut key = String::new();
         self.core.send_with(slot, |out| {
@@ -140,10 +159,11 @@ impl<S: Scenario> Client<S> {
                 None
             }
             upgrade::Answer::Refused { status, retry_after_s } => {
-                let began_us = opening.began_us;
-                let took = Duration::from_micros(self.core.now_us().saturating_sub(began_us));
-                self.scenario.on_refused(took, retry_after_s);
+                let due_us = opening.due_us;
+                let took = Duration::from_micros(self.core.now_us().saturating_sub(due_us));
+                self.scenario.on_refused(&mut self.core, took, retry_after_s);
                 self.core.settle(slot, Fate::Refused(status));
+                self.core.bounce_slot(slot, Some(status), retry_after_s);
                 self.core.end(slot);
                 None
             }
@@ -159,10 +179,13 @@ impl<S: Scenario> Client<S> {
         let now_us = self.core.now_us();
         let Some(connection) = self.core.table.at(slot) else { return };
         connection.stage = Stage::Open;
-        let began_us = connection.opening.take().map_or(now_us, |opening| opening.began_us);
-        let took = Duration::from_micros(now_us.saturating_sub(began_us));
-        self.core.admissions.record(took);
-        self.core.ledger.admitted += 1;
+        let visit = connection.visit;
+        let due_us = connection.opening.take().map_or(now_us, |opening| opening.due_us);
+        let took = Duration::from_micros(now_us.saturating_sub(due_us));
+        if visit.life == 0 {
+            self.core.admissions.record(took);
+        }
+        self.core.book(visit).admitted += 1;
         self.scenario.on_open(&mut self.core, slot, took);
     }
 

@@ -182,7 +182,7 @@ impl Scenario for Watching {
         self.messages += 1;
         let Message::Text(text) = message else { return };
         match goodbye::parse(text) {
-            Some(Goodbye::Notice { reconnect_after_ms }) => {
+            Some(Goodbye::Notice { reconnect_after_ms, .. }) => {
                 self.on_notice(core, slot, reconnect_after_ms);
             }
             Some(Goodbye::Bye) => {

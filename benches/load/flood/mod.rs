@@ -1,28 +1,23 @@
 //! `flood`: attempts as fast as possible on a server with limits. What became of each, and does
 //! the server say the same?
 //!
-//! Here is what the connections do. What their ends mean is in `fates`, what the server counted
-//! in `server_books`, and what is said about both in `report`.
+//! Here is what the connections do. What their ends mean is in `crate::fates`, what the server
+//! counted in `crate::server`, and what is said about both in `report`.
 
-mod fates;
-mod figures;
 mod report;
-mod server_books;
 
 use std::time::{Duration, Instant};
 
 use tidegate::ring::FileSlot;
 
-pub(crate) use self::figures::AdminUrl;
 pub(crate) use self::report::report;
-pub(crate) use self::server_books::ServerBooks;
 use crate::client::{Core, Message, Scenario};
 use crate::crew::Phase;
 use crate::latency::Latencies;
 
 /// "Try again later" (the registry of RFC 6455 section 11.7): how a server refuses a browser,
 /// which cannot see the status of an answer to an upgrade.
-const TRY_AGAIN_LATER: u16 = 1013;
+pub(crate) const TRY_AGAIN_LATER: u16 = 1013;
 
 /// What is kept for an admitted connection.
 #[derive(Debug, Default)]
@@ -96,7 +91,12 @@ impl Scenario for Flooding {
         }
     }
 
-    fn on_refused(&mut self, took: Duration, retry_after_s: Option<u32>) {
+    fn on_refused(
+        &mut self,
+        _core: &mut Core<Entered>,
+        took: Duration,
+        retry_after_s: Option<u32>,
+    ) {
         self.refusals.record(took);
         self.retry_after.note(retry_after_s);
     }

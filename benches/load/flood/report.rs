@@ -1,14 +1,14 @@
 //! What is said about a flood, and what makes it a failure.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::fates::Fates;
-use super::server_books::{Counted, ServerBooks};
 use super::{Flooding, RetryAfter};
 use crate::crew::Run;
+use crate::fates::Fates;
 use crate::latency::Latencies;
 use crate::ledger::Ledger;
 use crate::report::{Report, counts, rounded};
+use crate::server::ServerBooks;
 
 /// Closes the server's books and compares.
 pub(crate) fn report(run: &Run<Flooding>, server: ServerBooks) -> Report {
@@ -27,7 +27,7 @@ pub(crate) fn report(run: &Run<Flooding>, server: ServerBooks) -> Report {
     report.section("time_to_101_us").put_all(run.admissions().summary_us());
     report.section("server");
     match counted {
-        Ok(Some(counted)) => compare(&mut report, &fates, &counted),
+        Ok(Some(counted)) => report.compare(&fates, &counted),
         Ok(None) => report.remark("the server's counters were not compared (--admin)"),
         Err(why) => report.fault(format!("the server's counters cannot be compared: {why}")),
     }
@@ -82,23 +82,6 @@ fn refusals(report: &mut Report, run: &Run<Flooding>) {
         .put("untold", retry_after.untold)
         .put("min_s", json!(retry_after.shortest_s))
         .put("max_s", json!(retry_after.longest_s));
-}
-
-fn compare(report: &mut Report, fates: &Fates, counted: &Counted) {
-    let reasons = counted.refused_by_reason.iter();
-    let differences = fates.differences(counted.opened, counted.refused);
-    report
-        .put("opened", counted.opened)
-        .put("refused", counted.refused)
-        .put(
-            "refused_by_reason",
-            Value::Object(reasons.map(|(reason, count)| (reason.clone(), json!(count))).collect()),
-        )
-        .put("most_at_once", counted.most)
-        .put("samples", counted.samples)
-        .put("peak_since_start", counted.peak)
-        .put("agrees", differences.is_empty());
-    differences.into_iter().for_each(|difference| report.fault(difference));
 }
 
 fn processor_time(report: &mut Report, run: &Run<Flooding>) {

@@ -1,4 +1,4 @@
-//! What the server has counted while the flood went on, and the most connections it had at once.
+//! What the server has counted while the run went on, and the most connections it had at once.
 //!
 //! Whoever else connects to the same server meanwhile is counted there and not here.
 
@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::fates::Fates;
-use super::figures::{Admin, Figures};
-use crate::arguments::Flood;
+use super::figures::{Admin, AdminUrl, Figures};
+use crate::arguments::AdminArguments;
+use crate::fates::Fates;
 
 const OPEN: &str = "tidegate_connections";
 const OPENED: &str = "tidegate_connections_opened_total";
 const REFUSED: &str = "tidegate_admission_refused_total";
+const CLOSED: &str = "tidegate_connections_closed_total";
+const SENT: &str = "tidegate_messages_sent_total";
 const PEAK: &str = "tidegate_connections_peak";
 
 /// How often the number of open connections is looked at.
@@ -74,7 +76,9 @@ struct Open {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) opened: u64,
+    pub(crate) closed: u64,
     pub(crate) refused: u64,
+    pub(crate) messages_sent: u64,
     /// The reasons that have a count.
     pub(crate) refused_by_reason: Vec<(String, u64)>,
     /// Most open connections that were seen at once.
@@ -90,20 +94,30 @@ impl ServerBooks {
     ///
     /// # Errors
     /// The admin listener that was named does not answer with figures.
-    pub(crate) fn open(flood: &Flood) -> Result<Self, String> {
-        if flood.no_admin {
-            return Ok(Self(None));
+    pub(crate) fn open(arguments: &AdminArguments) -> Result<Self, String> {
+        match arguments.admin() {
+            Some(admin) => Self::of(admin),
+            None => Ok(Self(None)),
         }
-        let url = flood.admin.clone().unwrap_or_default();
-        let admin = Admin { url, token: flood.admin_token.clone() };
-        match admin.scrape() {
-            Ok(before) => {
-                let sampler = Sampler::start(admin.clone())?;
-                Ok(Self(Some(Open { admin, before, sampler })))
-            }
-            Err(_) if flood.admin.is_none() => Ok(Self(None)),
-            Err(why) => Err(why),
+    }
+
+    /// The same, and without `--admin` the usual place is tried.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_or_try(arguments: &AdminArguments, never: bool) -> Result<Self, String> {
+        let token = arguments.admin_token.clone();
+        match arguments.admin() {
+            _ if never => Ok(Self(None)),
+            Some(admin) => Self::of(admin),
+            None => Ok(Self::of(Admin { url: AdminUrl::default(), token }).unwrap_or(Self(None))),
         }
+    }
+
+    fn of(admin: Admin) -> Result<Self, String> {
+        let before = admin.scrape()?;
+        let sampler = Sampler::start(admin.clone())?;
+        Ok(Self(Some(Open { admin, before, sampler })))
     }
 
     /// What the server has counted since; `None` if it was never asked.
@@ -116,7 +130,7 @@ impl ServerBooks {
         let began = Instant::now();
         loop {
             let counted = counted(&before, &admin.scrape()?, samples);
-            let agrees = fates.differences(counted.opened, counted.refused).is_empty();
+            let agrees = fates.differences(&counted).is_empty();
             if agrees || began.elapsed() > AGREE_WITHIN {
                 return Ok(Some(counted));
             }
@@ -134,7 +148,9 @@ fn counted(before: &Figures, after: &Figures, samples: Samples) -> Counted {
     });
     Counted {
         opened: growth(OPENED),
+        closed: growth(CLOSED),
         refused: growth(REFUSED),
+        messages_sent: growth(SENT),
         refused_by_reason: by_reason.filter(|(_, count)| *count > 0).collect(),
         most: samples.most,
         samples: samples.taken,

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use crate::fate::{Failure, Step};
 use crate::ledger::Ledger;
+use crate::server::books::Counted;
 
 /// Attempts by fate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub(crate) struct Fates {
     pub(crate) attempts: u64,
     /// 101, and not closed with 1013 at once.
     pub(crate) admitted: u64,
+    /// Admitted and ended, without those that were closed with 1013 at once.
+    pub(crate) ended: u64,
     /// Refused with an HTTP status.
     pub(crate) by_status: BTreeMap<u16, u64>,
     /// 101, then Close 1013.
@@ -36,6 +39,7 @@ impl Fates {
         let mut fates = Self {
             attempts: ledger.attempts,
             admitted: ledger.admitted.saturating_sub(by_close),
+            ended: ledger.ended_total().saturating_sub(by_close),
             by_status: ledger.refused.clone(),
             by_close,
             ..Self::default()
@@ -91,8 +95,14 @@ impl Fates {
         least..=least + self.status(403) + self.unknown()
     }
 
+    /// What the server may have counted as closed by the end of the books: those whose end was
+    /// seen here, and those that it has ended or is about to end.
+    fn closed(&self) -> RangeInclusive<u64> {
+        self.ended..=*self.opened().end()
+    }
+
     /// Where the server has counted something else.
-    pub(crate) fn differences(&self, opened: u64, refused: u64) -> Vec<String> {
+    pub(crate) fn differences(&self, counted: &Counted) -> Vec<String> {
         let differ = |what: &str, counted: u64, here: RangeInclusive<u64>| {
             let (least, most) = here.clone().into_inner();
             let here_text =
@@ -101,9 +111,13 @@ impl Fates {
                 format!("the server has counted {counted} {what}, here it was {here_text}")
             })
         };
-        let opened = differ("connections as opened", opened, self.opened());
-        let refused = differ("attempts as refused", refused, self.refused_by_admission());
-        opened.into_iter().chain(refused).collect()
+        let opened = differ("connections as opened", counted.opened, self.opened());
+        let refused = differ("attempts as refused", counted.refused, self.refused_by_admission());
+        // Other servers' figures may not have this one, and then it stays at nothing.
+        let known = counted.closed > 0;
+        let closed =
+            known.then(|| differ("connections as closed", counted.closed, self.closed())).flatten();
+        opened.into_iter().chain(refused).chain(closed).collect()
     }
 }
 
@@ -150,6 +164,20 @@ mod tests {
 
     const TRY_AGAIN: u16 = crate::flood::TRY_AGAIN_LATER;
 
+    fn differences(fates: &Fates, opened: u64, refused: u64) -> usize {
+        fates.differences(&Counted { opened, refused, ..Counted::default() }).len()
+    }
+
+    #[test]
+    fn the_server_cannot_have_closed_fewer_than_ended_here() {
+        let fates = Fates { by_close: 0, ended: 4, ..answered() };
+        let closed = |closed| {
+            let counted = Counted { opened: 10, refused: 80, closed, ..Counted::default() };
+            fates.differences(&counted).len()
+        };
+        assert_eq!([closed(3), closed(4), closed(10), closed(11)], [1, 0, 0, 1]);
+    }
+
     fn answered() -> Fates {
         Fates {
             attempts: 100,
@@ -163,24 +191,24 @@ mod tests {
     #[test]
     fn without_doubt_the_counts_must_be_the_same() {
         let fates = Fates { by_close: 0, ..answered() };
-        assert!(fates.differences(10, 80).is_empty());
+        assert_eq!(differences(&fates, 10, 80), 0);
         for (opened, refused, wrong) in [(9, 80, 1), (11, 80, 1), (10, 79, 1), (11, 81, 2)] {
-            assert_eq!(fates.differences(opened, refused).len(), wrong, "{opened} {refused}");
+            assert_eq!(differences(&fates, opened, refused), wrong, "{opened} {refused}");
         }
     }
 
     #[test]
     fn a_refusal_by_close_is_refused_whether_or_not_it_counts_as_opened() {
-        assert!(answered().differences(10, 87).is_empty());
-        assert!(answered().differences(17, 87).is_empty());
-        assert_eq!(answered().differences(18, 80).len(), 2);
+        assert_eq!(differences(&answered(), 10, 87), 0);
+        assert_eq!(differences(&answered(), 17, 87), 0);
+        assert_eq!(differences(&answered(), 18, 80), 2);
     }
 
     #[test]
     fn an_attempt_without_an_answer_may_have_been_either() {
         let fates = Fates { reset: 2, timed_out: 1, not_connected: 5, ..answered() };
-        assert!(fates.differences(10, 90).is_empty());
-        assert!(fates.differences(13, 87).is_empty());
-        assert_eq!(fates.differences(10, 91).len(), 1, "who did not connect was not refused");
+        assert_eq!(differences(&fates, 10, 90), 0);
+        assert_eq!(differences(&fates, 13, 87), 0);
+        assert_eq!(differences(&fates, 10, 91), 1, "who did not connect was not refused");
     }
 }

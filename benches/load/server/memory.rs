@@ -1,0 +1,136 @@
+//! Where memory is: the server's own, and the kernel's by cache.
+//!
+//! A difference between two readings, divided by connections, is bytes per connection by part.
+//! The kernel's part is of the whole machine: on loopback it has both ends of each connection.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+/// Caches that connections live in; the others are summed up as "other slabs".
+const CACHES: [&str; 12] = [
+    "TCP",
+    "TCPv6",
+    "sock_inode_cache",
+    "filp",
+    "dentry",
+    "io_kiocb",
+    "tw_sock_TCP",
+    "request_sock_TCP",
+    "skbuff_head_cache",
+    "skbuff_small_head",
+    "eventpoll_epi",
+    "lsm_inode_cache",
+];
+
+/// Bytes by part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Anonymous memory of the server's process.
+    pub(crate) server: Option<u64>,
+    /// Slab objects in use, by cache; empty where /proc/slabinfo may not be read.
+    pub(crate) slabs: BTreeMap<String, u64>,
+    /// Memory that is not available to others, of the whole machine.
+    pub(crate) used: u64,
+}
+
+impl Memory {
+    /// Now.
+    pub(crate) fn read(server_pid: Option<u32>) -> Self {
+        let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+        let meminfo = read(String::from("/proc/meminfo"));
+        let used = kilobytes(&meminfo, "MemTotal:")
+            .zip(kilobytes(&meminfo, "MemAvailable:"))
+            .map_or(0, |(total, available)| total.saturating_sub(available));
+        Self {
+            server: server_pid.and_then(Self::of_process),
+            slabs: slabs(&read(String::from("/proc/slabinfo"))),
+            used,
+        }
+    }
+
+    /// Anonymous memory of a process.
+    pub(crate) fn of_process(pid: u32) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        kilobytes(&status, "RssAnon:")
+    }
+
+    /// Bytes of all slabs.
+    pub(crate) fn slab_total(&self) -> u64 {
+        self.slabs.values().sum()
+    }
+
+    /// What has been added since `before`, by part, largest first.
+    pub(crate) fn growth(&self, before: &Self) -> Vec<(String, i64)> {
+        let difference = |after: u64, before: u64| after as i64 - before as i64;
+        let server = self
+            .server
+            .zip(before.server)
+            .map(|(after, before)| (String::from("server, user space"), difference(after, before)));
+        let mut parts: Vec<_> = self
+            .slabs
+            .iter()
+            .map(|(name, after)| {
+                let earlier = before.slabs.get(name).copied().unwrap_or_default();
+                (format!("kernel, {name}"), difference(*after, earlier))
+            })
+            .chain(server)
+            .collect();
+        parts.sort_by_key(|(_, bytes)| -bytes);
+        parts
+    }
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}
+
+/// Objects in use times their size, by cache.
+fn slabs(slabinfo: &str) -> BTreeMap<String, u64> {
+    let mut slabs = BTreeMap::new();
+    for line in slabinfo.lines() {
+        let mut fields = line.split_whitespace();
+        let (Some(name), Some(used), _, Some(size)) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let (Ok(used), Ok(size)) = (used.parse::<u64>(), size.parse::<u64>()) else { continue };
+        let name = if CACHES.contains(&name) { name } else { "other slabs" };
+        *slabs.entry(name.to_owned()).or_default() += used * size;
+    }
+    slabs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLABINFO: &str = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize>\n\
+        TCP 10 12 2368 13 8 : tunables 0 0 0 : slabdata 1 1 0\n\
+        kmalloc-64 100 128 64 64 1 : tunables 0 0 0 : slabdata 2 2 0\n\
+        kmalloc-32 100 128 32 128 1 : tunables 0 0 0 : slabdata 2 2 0\n";
+
+    #[test]
+    fn objects_in_use_are_counted_by_cache() {
+        let slabs = slabs(SLABINFO);
+        assert_eq!((slabs["TCP"], slabs["other slabs"], slabs.len()), (23_680, 9_600, 2));
+    }
+
+    #[test]
+    fn growth_is_by_part_and_the_largest_is_first() {
+        let slabs = slabs(SLABINFO);
+        let before = Memory { server: Some(1_000), ..Memory::default() };
+        let after = Memory { server: Some(51_000), slabs, used: 0 };
+        let names: Vec<_> = after.growth(&before).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["server, user space", "kernel, TCP", "kernel, other slabs"]);
+        assert_eq!(after.growth(&before)[0].1, 50_000);
+    }
+
+    #[test]
+    fn this_process_has_memory() {
+        let memory = Memory::read(Some(std::process::id()));
+        assert!(memory.server > Some(100_000) && memory.used > 0, "{memory:?}");
+        assert_eq!(Memory::read(Some(u32::MAX)).server, None);
+    }
+}
