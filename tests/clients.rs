@@ -11,14 +11,13 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Once;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use support::installed::{installed, node, repository};
 use support::server::Server;
 
 /// For one step of a client on a busy machine: starting a browser, echoing 16 MiB.
@@ -28,29 +27,6 @@ const STEP: Duration = Duration::from_secs(90);
 const SILENT_SECONDS: &str = "3.2";
 
 const KEEPALIVE: [&str; 2] = ["keepalive.ping_interval_ms=300", "keepalive.timeout_ms=2000"];
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// Where the clients are installed.
-fn installed(path: &str) -> PathBuf {
-    static PREPARED: Once = Once::new();
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-clients");
-    PREPARED.call_once(|| {
-        let prepare = Command::new("timeout")
-            .arg("600")
-            .arg(repository("scripts/test"))
-            .arg("--prepare")
-            .env("TEST_CLIENTS", &directory)
-            .stdin(Stdio::null())
-            .output()
-            .expect("scripts/test");
-        let said = String::from_utf8_lossy(&prepare.stderr);
-        assert!(prepare.status.success(), "scripts/test --prepare: {said}");
-    });
-    directory.join(path)
-}
 
 /// A client as a process, and what it reports.
 struct Visitor {
@@ -152,13 +128,6 @@ fn websockets_from_pypi() {
     visitor.steps(&["short", "fragmented", "long", "ping_answered", "stayed"]);
     assert_eq!(visitor.step("closed")["code"], 1000);
     check_drain(server, &visitor);
-}
-
-/// A program for Node.js that finds the installed packages.
-fn node(script: &str) -> Command {
-    let mut command = Command::new("node");
-    command.env("NODE_PATH", installed("node_modules")).arg(repository(script));
-    command
 }
 
 #[test]

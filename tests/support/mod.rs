@@ -7,6 +7,7 @@ pub(crate) mod cgroup;
 pub(crate) mod crowd;
 pub(crate) mod figures;
 pub(crate) mod http;
+pub(crate) mod installed;
 pub(crate) mod judge;
 pub(crate) mod load;
 pub(crate) mod network;
