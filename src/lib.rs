@@ -24,7 +24,10 @@ pub mod mesh;
 pub mod metrics;
 pub mod pressure;
 pub mod redis;
+pub mod resources;
 pub mod ring;
 pub mod shard;
 pub mod sys;
 pub mod websocket;
+
+pub use boot::{Handle, NotPublished, NotStarted, Server, Unfinished};

@@ -247,6 +247,17 @@ pub const REDIS_BEAT_MS: u64 = 1_000;
 
 /// Other nodes whose numbers are remembered, ended ones among them.
 pub const REDIS_PUBLISHERS: usize = 1_024;
+/// Shutdown resources at most: each may take a thread and a line of the report.
+pub const RESOURCES: usize = 256;
+
+/// How long a resource may take to close unless it says otherwise, in milliseconds (S1.14, S1.18).
+pub const RESOURCE_CLOSE_MS: u64 = 5_000;
+
+/// How long background tasks may take together, in milliseconds (S1.6).
+pub const BACKGROUND_CLOSE_MS: u64 = 10_000;
+
+/// What is kept of the end of what a hook writes to standard error, in bytes.
+pub const HOOK_LAST_WORDS_BYTES: usize = 1_024;
 
 /// The longest name of a cluster or a node in characters.
 pub const REDIS_NAME_CHARS: usize = 128;

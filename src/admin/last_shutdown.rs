@@ -42,6 +42,15 @@ impl LastShutdown {
         outcomes.filter_map(|(name, count)| Some((name.as_str(), count.as_u64()?)))
     }
 
+    /// Name, result and duration in milliseconds of each stage.
+    pub(super) fn stages(&self) -> impl Iterator<Item = (&str, &str, u64)> {
+        let stages = self.0["stages"].as_array().into_iter().flatten();
+        stages.filter_map(|stage| {
+            let (name, result) = (stage["name"].as_str()?, stage["result"].as_str()?);
+            Some((name, result, stage["duration_ms"].as_u64()?))
+        })
+    }
+
     /// When it began, in seconds since 1970.
     pub(super) fn started_at(&self) -> Option<f64> {
         let started_at: jiff::Timestamp = self.0["started_at"].as_str()?.parse().ok()?;

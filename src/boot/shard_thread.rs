@@ -19,9 +19,7 @@ use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::config::Config;
 use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::state::ServerState;
-use crate::handler::Handler;
-use crate::handler::echo::Echo;
-use crate::handler::plain::Plain;
+use crate::handler::Routes;
 use crate::limits;
 use crate::mesh::inbox::{Inbox, Postbox, inbox};
 use crate::mesh::outbox::Outbox;
@@ -75,10 +73,12 @@ struct Seed {
     files: u32,
     plan: Arc<AdmissionPlan>,
     commands: Sender<Command>,
+    routes: Arc<Routes>,
     ready: Sender<io::Result<()>>,
 }
 
 impl Shards {
+    #[allow(clippy::too_many_arguments, reason = "each is something else")]
     pub(super) fn start(
         state: &Arc<ServerState>,
         capacity: &Capacity,
@@ -87,6 +87,7 @@ impl Shards {
         listeners: Vec<OwnedFd>,
         owners: Owners,
         commands: &Sender<Command>,
+        routes: &Arc<Routes>,
     ) -> Result<Self, NotStarted> {
         let (ready, set_up) = bounded(capacity.shards);
         let Mailboxes { postboxes, ends } = mailboxes;
@@ -105,6 +106,7 @@ impl Shards {
                 files: capacity.files,
                 plan: Arc::clone(plan),
                 commands: commands.clone(),
+                routes: Arc::clone(routes),
                 ready: ready.clone(),
             };
             let thread = std::thread::Builder::new()
@@ -205,19 +207,11 @@ impl Seed {
             settings: Settings::new(config, self.state.shards.len())
                 .map_err(|_| io::Error::other("server.allowed_origins"))?,
             admission: Admission::begin(&self.plan, hash.clone()),
-            routes: routes(config),
+            routes: self.routes.make(),
             hash,
         };
         Ok((ring, parts))
     }
-}
-
-fn routes(config: &Config) -> Vec<(&'static str, Box<dyn Handler>)> {
-    let mut routes: Vec<(&'static str, Box<dyn Handler>)> = vec![("/ws", Box::new(Plain))];
-    if config.server.echo {
-        routes.push(("/echo", Box::new(Echo)));
-    }
-    routes
 }
 
 /// The connections of a shard that died are closed; their ends are counted here.

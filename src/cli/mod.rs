@@ -31,7 +31,7 @@ use options::ServerOptions;
   tidegate config check tidegate.toml
 
 Exit codes: 0 drained, 64 wrong usage, 69 io_uring not available, 70 ended by the
-shutdown deadline, 75 forced by a second signal, 78 configuration refused."
+shutdown deadline, 74 a shutdown hook failed, 75 forced by a second signal, 78 configuration refused."
 )]
 struct CommandLine {
     #[command(subcommand)]

@@ -30,6 +30,7 @@ mod network;
 mod reload;
 mod resolved;
 mod rule;
+mod shutdown_hook;
 mod source;
 mod source_override;
 mod source_prefix;
@@ -42,6 +43,7 @@ pub use key::{KEYS, Key, LegacyName, Preset};
 pub use reload::{Change, ReloadReport};
 pub use resolved::ShownValue;
 pub use rule::Rule;
+pub use shutdown_hook::ShutdownHook;
 pub use source::{FlagValue, Source, Sources};
 pub use source_override::{Overrides, SourceOverride};
 pub use table::{

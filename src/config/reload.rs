@@ -101,6 +101,7 @@ fn short(value: &Value) -> String {
         Value::List(texts) => texts.len(),
         Value::Blocks(blocks) => blocks.len(),
         Value::Overrides(overrides) => overrides.len(),
+        Value::Hooks(hooks) => hooks.len(),
         _ => 1,
     };
     format!("{start}... ({entries} in all)")

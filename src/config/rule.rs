@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::value::{LogFormat, ProxyProtocol, Value};
-use super::{address_block, allowed_origin, network, source_override};
+use super::{address_block, allowed_origin, network, shutdown_hook, source_override};
 use crate::limits::REDIS_NAME_CHARS;
 use crate::redis::endpoint;
 
@@ -49,6 +49,8 @@ pub enum Rule {
     Blocks,
     /// Limits by block of addresses.
     Overrides,
+    /// Commands that run at a shutdown.
+    Hooks,
     /// Empty, or visible ASCII (it travels in a header) of at least `min_chars`.
     Secret {
         /// The least number of characters.
@@ -125,6 +127,7 @@ impl Rule {
                 .to_owned(),
             Rule::Blocks => format!("blocks of addresses; each is {}", address_block::FORM),
             Rule::Overrides => source_override::allowed(),
+            Rule::Hooks => shutdown_hook::allowed(),
             Rule::Secret { min_chars } => {
                 format!("empty, or {min_chars} to {SECRET_MAX_CHARS} visible ASCII characters")
             }
@@ -166,6 +169,7 @@ impl Rule {
             }
             Rule::Blocks => Value::Blocks(address_block::read_list(text)?),
             Rule::Overrides => Value::Overrides(source_override::read_text(text)?),
+            Rule::Hooks => Value::Hooks(shutdown_hook::read_text(text)?),
             Rule::Origins => Value::List(
                 text.split(',')
                     .map(str::trim)
@@ -183,6 +187,7 @@ impl Rule {
         match self {
             Rule::Blocks => address_block::read_toml(written).map(Value::Blocks),
             Rule::Overrides => source_override::read_toml(written).map(Value::Overrides),
+            Rule::Hooks => shutdown_hook::read_toml(written).map(Value::Hooks),
             _ => self.read_whole(written.get_ref()).map_err(|hint| vec![Fault::whole(hint)]),
         }
     }
@@ -223,7 +228,7 @@ impl Rule {
                     Value::List(texts.into_iter().map(str::to_owned).collect())
                 }
             }
-            Rule::Blocks | Rule::Overrides => return Err(None), // read in parts
+            Rule::Blocks | Rule::Overrides | Rule::Hooks => return Err(None), // read in parts
         };
         self.check(&value)?;
         Ok(value)

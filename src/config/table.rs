@@ -9,6 +9,7 @@
 
 use super::key::{Key, LegacyName, Preset};
 use super::rule::{Rule, between, zero_or};
+use super::shutdown_hook::ShutdownHook;
 use super::source::Origin;
 use super::source_override::Overrides;
 use super::value::{LogFormat, ProxyProtocol, Secret, Setting, Value};
@@ -382,6 +383,22 @@ keys! {
         /// Where the report of a shutdown is written, as JSON: a process that has ended cannot
         /// be asked any more.
         report_file: Option<PathBuf> = Text(""), Rule::Path, "";
+
+        /// How long background tasks of the program around the server may take at the end, all of
+        /// them together.
+        background_ms: u64 = Number(10_000), between(10, HOUR_MS), "ms",
+            also legacy_seconds("SHUTDOWN_BACKGROUND_TIMEOUT");
+
+        /// How long each other resource or hook may take that does not say so itself.
+        resource_timeout_ms: u64 = Number(5000), between(10, HOUR_MS), "ms",
+            also legacy_seconds("SHUTDOWN_DB_TIMEOUT");
+
+        /// Commands that run at a shutdown: to tell somebody, to close something. Each has a
+        /// name, a command (no shell), a stage and a time, after which it is killed together with
+        /// what it has started; the next one runs whatever became of it. Stage before runs while
+        /// connections are still accepted, the others after the connections have left. Arguments
+        /// are shown by the admin API and in lists of processes; keep passwords in files.
+        hooks: Vec<ShutdownHook> = Text(""), Rule::Hooks, "";
     }
 
     /// The counts that all nodes share: how many are connected, how many were at most, and for how

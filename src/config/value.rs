@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::shutdown_hook::ShutdownHook;
 use super::source_override::Overrides;
 
 /// A value of any key, as it was read.
@@ -28,6 +29,8 @@ pub enum Value {
     Blocks(Vec<IpNet>),
     /// Limits by block of addresses.
     Overrides(Overrides),
+    /// Commands that run at a shutdown.
+    Hooks(Vec<ShutdownHook>),
 }
 
 impl Value {
@@ -40,7 +43,7 @@ impl Value {
             Value::Switch(on) => on.to_string(),
             Value::Text(text) => toml::Value::from(text.as_str()).to_string(),
             Value::List(texts) => toml::Value::from(texts.clone()).to_string(),
-            Value::Blocks(_) | Value::Overrides(_) => toml::Value::try_from(self)
+            Value::Blocks(_) | Value::Overrides(_) | Value::Hooks(_) => toml::Value::try_from(self)
                 .map_or_else(|error| error.to_string(), |value| value.to_string()),
         }
     }
@@ -64,6 +67,9 @@ impl fmt::Display for Value {
                 let texts: Vec<_> =
                     overrides.iter().map(|(block, limits)| format!("{block}{limits}")).collect();
                 write!(f, "[{}]", texts.join("; "))
+            }
+            Value::Hooks(hooks) => {
+                f.write_str(&serde_json::to_string(hooks).map_err(|_| fmt::Error)?)
             }
         }
     }
@@ -222,6 +228,19 @@ impl Setting for Overrides {
 
     fn to_value(&self) -> Value {
         Value::Overrides(self.clone())
+    }
+}
+
+impl Setting for Vec<ShutdownHook> {
+    fn from_value(value: Value) -> Self {
+        match value {
+            Value::Hooks(hooks) => hooks,
+            other => mistaken("Vec<ShutdownHook>", &other),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::Hooks(self.clone())
     }
 }
 

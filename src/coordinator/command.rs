@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use futures_channel::oneshot;
 
@@ -23,6 +24,13 @@ pub enum Command {
         reason: String,
         /// Where the answer goes; nobody may be waiting any more.
         answer: oneshot::Sender<ShutdownAnswer>,
+    },
+    /// The program around the server stops it.
+    Stop {
+        /// The deadline, if it is shorter than that of the configuration.
+        within: Duration,
+        /// Who it is, in words for the report.
+        reason: String,
     },
     /// Somebody asks for the configuration to be read again (SIGHUP, the admin).
     Reload {

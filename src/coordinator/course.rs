@@ -17,7 +17,8 @@ use crate::mesh::message::{PhaseOrder, ShardMessage};
 
 impl Coordinator {
     pub(super) fn begin(&mut self, reason: String, cause: &'static str, exit_code: u8) {
-        let caps = StageCaps::new(&self.state.config());
+        let (before, after) = self.state.resources.wanted_ms();
+        let caps = StageCaps::new(&self.state.config()).with_resources(before, after);
         info!(
             reason,
             cause,
@@ -82,15 +83,17 @@ impl Coordinator {
         if self.state.phase() == Phase::Flushing
             && let Some(stage) = self.redis.look(&self.state.redis, now, started, &caps, forced)
         {
-            let (name, result) = (stage.name, stage.result);
+            let (name, result) = (stage.name.as_ref(), stage.result);
             info!(stage = name, duration_ms = stage.duration_ms, ?result, "stage ended");
             self.stages.note(stage);
         }
+        self.look_at_resources(now, started, caps, forced);
         let spent = self.stages.spent(now);
         let timed_out = |cap: u64| spent >= Duration::from_millis(cap);
         let drained = self.shards.iter().all(|shard| shard.drained);
         match self.state.phase() {
-            Phase::Notice if timed_out(caps.pre_drain) => self.begin_refusing(),
+            Phase::Notice if self.resources.is_before() => {}
+            Phase::Notice if timed_out(caps.pre_drain_delay) => self.begin_refusing(),
             Phase::Refusing if self.all_acknowledged() && (drained || timed_out(caps.notice)) => {
                 self.begin_draining();
             }
@@ -110,7 +113,7 @@ impl Coordinator {
             Phase::Forcing if timed_out(caps.force) => {
                 self.step(StageResult::TimedOut, Phase::Flushing);
             }
-            Phase::Flushing if !self.redis.is_over() => {}
+            Phase::Flushing if !self.redis.is_over() || !self.resources.is_over() => {}
             Phase::Flushing if self.shards.iter().all(|shard| !shard.alive) => {
                 self.step(StageResult::Done, Phase::Stopped);
             }
@@ -186,7 +189,8 @@ impl Coordinator {
         }
         let now = self.state.clock.now();
         if let Some(stage) = self.stages.finish(now, result) {
-            info!(stage = stage.name, duration_ms = stage.duration_ms, ?result, "stage ended");
+            let (name, duration_ms) = (stage.name.as_ref(), stage.duration_ms);
+            info!(stage = name, duration_ms, ?result, "stage ended");
         }
     }
 

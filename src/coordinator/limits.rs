@@ -34,7 +34,8 @@ type Asker = oneshot::Sender<ReloadAnswer>;
 /// The limits in force, and readings of new ones.
 #[derive(Debug)]
 pub struct Limits {
-    sources: Sources,
+    /// Absent if the configuration was made by a program.
+    sources: Option<Sources>,
     seats: Seats,
     commands: Sender<Command>,
     budget: Budget,
@@ -52,7 +53,7 @@ impl Limits {
     /// For the shards behind these postboxes, which hold nothing yet. What is read from `sources`
     /// comes back through `commands`.
     pub fn new(
-        sources: Sources,
+        sources: Option<Sources>,
         seats: Seats,
         settings: &config::Admission,
         postboxes: &[Postbox],
@@ -77,7 +78,7 @@ impl Limits {
     /// For a coordinator that takes over from one that died. What the shards hold is not known,
     /// so they get nothing more; the server is about to stop.
     pub fn inherited(
-        sources: Sources,
+        sources: Option<Sources>,
         seats: Seats,
         settings: &config::Admission,
         postboxes: &[Postbox],
@@ -121,7 +122,10 @@ impl Limits {
 
     fn begin_reading(&mut self, askers: Vec<Asker>) {
         self.reading = Some(askers);
-        let (sources, commands) = (self.sources.clone(), self.commands.clone());
+        let Some(sources) = self.sources.clone() else {
+            return self.refuse(vec!["it was made by the program and not read".to_owned()]);
+        };
+        let commands = self.commands.clone();
         let read = move || {
             let loaded = catch_unwind(|| Config::load(sources));
             let result = match loaded {
@@ -277,7 +281,8 @@ mod tests {
         let (sender, commands) = bounded(10);
         let (postboxes, inboxes): (Vec<_>, _) =
             (0..2).map(|_| inbox(room, EventFd::new().unwrap())).unzip();
-        let limits = Limits::new(Sources::default(), seats, &config.admission, &postboxes, sender);
+        let limits =
+            Limits::new(Some(Sources::default()), seats, &config.admission, &postboxes, sender);
         (Coordinator::new(state, commands, postboxes, limits), inboxes)
     }
 
@@ -324,7 +329,7 @@ mod tests {
         let postboxes: Vec<_> =
             coordinator.shards.iter().map(|shard| shard.postbox.clone()).collect();
         coordinator.limits =
-            Limits::inherited(Sources::default(), seats, &settings.admission, &postboxes, commands);
+            Limits::inherited(None, seats, &settings.admission, &postboxes, commands);
         let back = Say { slots_back: 3, ..Say::default() };
         coordinator.act(Command::Budget { shard: 0, say: back });
         ask(&mut coordinator, 1, 1);

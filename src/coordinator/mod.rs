@@ -13,6 +13,7 @@ pub mod limits;
 pub mod phase;
 pub mod redis_stage;
 pub mod report;
+mod resource_stage;
 pub mod shutdown;
 pub mod signals;
 pub mod stage;
@@ -35,6 +36,7 @@ use limits::Limits;
 use phase::Phase;
 use redis_stage::RedisStage;
 use report::{DrainPlanReport, ShutdownReport};
+use resource_stage::ResourceStage;
 use shutdown::StageCaps;
 use stage::Stages;
 use state::ServerState;
@@ -79,6 +81,7 @@ pub struct Coordinator {
     shutdown: Option<Shutdown>,
     stages: Stages,
     redis: RedisStage,
+    resources: ResourceStage,
     order: Option<PhaseOrder>,
     next_tick_ms: u64,
 }
@@ -108,6 +111,7 @@ impl Coordinator {
             shutdown: None,
             stages: Stages::default(),
             redis: RedisStage::default(),
+            resources: ResourceStage::default(),
             order: None,
             next_tick_ms: TICK_MS,
         }
@@ -142,6 +146,7 @@ impl Coordinator {
         match command {
             Command::Signal(signal) => self.on_signal(signals::name(signal)),
             Command::Shutdown { force, reason, answer } => self.on_request(force, reason, answer),
+            Command::Stop { within, reason } => self.on_stop(within, reason),
             Command::Reload { cause, answer } => self.on_reload(&cause, answer),
             Command::ConfigRead(read) => self.on_config_read(read),
             Command::ShardAcknowledged { shard, epoch } => {
@@ -208,7 +213,9 @@ impl Coordinator {
             let hurry = self.state.config().shutdown.force_timeout_ms;
             self.begin(format!("{thread}: {cause}"), "panic", exit_code::PANICKED);
             if let Some(shutdown) = &mut self.shutdown {
-                shutdown.caps = StageCaps::hurried(&self.state.config(), hurry);
+                let (before, after) = self.state.resources.wanted_ms();
+                let caps = StageCaps::hurried(&self.state.config(), hurry);
+                shutdown.caps = caps.with_resources(before, after);
             }
         } else if let Some(shutdown) = &mut self.shutdown {
             shutdown.exit_code = exit_code::PANICKED;

@@ -51,10 +51,11 @@ impl RedisStage {
         };
         self.is_over = true;
         Some(StageReport {
-            name: "redis",
+            name: "redis".into(),
             started_at: started_at.clone(),
             duration_ms: now.since(*since).as_millis() as u64,
             result,
+            detail: None,
         })
     }
 

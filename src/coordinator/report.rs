@@ -1,5 +1,6 @@
 //! What a shutdown did, as it is shown while it runs and written when it ends.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -13,7 +14,7 @@ pub struct ShutdownReport {
     /// What asked for the shutdown: `SIGTERM`, `POST /api/v1/shutdown/shutdown`, ...; empty
     /// while the server runs.
     pub reason: String,
-    /// `signal`, `api`, `panic` or empty.
+    /// `signal`, `api`, `program`, `panic` or empty.
     pub cause: String,
     /// The shutdown epoch.
     pub epoch: u64,
@@ -56,14 +57,17 @@ pub struct DrainPlanReport {
 /// One stage of a shutdown.
 #[derive(Clone, Debug, Serialize)]
 pub struct StageReport {
-    /// Name: the phase that it was, or `redis`.
-    pub name: &'static str,
+    /// Name: the phase that it was, `redis`, or a resource as `stage:name`.
+    pub name: Cow<'static, str>,
     /// When it began, RFC 3339 in UTC.
     pub started_at: String,
     /// How long it took, or has taken so far.
     pub duration_ms: u64,
     /// How it ended.
     pub result: StageResult,
+    /// What a resource said of itself when it was closed, or why it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// How a stage of a shutdown ended.
@@ -80,4 +84,17 @@ pub enum StageResult {
     Failed,
     /// There was nothing to do.
     Skipped,
+}
+
+impl StageResult {
+    /// As in the report.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::TimedOut => "timed_out",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
 }

@@ -5,8 +5,10 @@ use crate::config::Config;
 /// Time limits of the stages in milliseconds. Their sum never exceeds the deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StageCaps {
-    /// Not ready, still accepting.
+    /// Not ready, still accepting: the delay, and what is closed beside it.
     pub pre_drain: u64,
+    /// Of that: the delay.
+    pub pre_drain_delay: u64,
     /// From telling the clients to closing the first.
     pub notice: u64,
     /// Closing, the answers to the last Close included.
@@ -33,9 +35,14 @@ impl StageCaps {
     /// a tenth of the deadline at most is kept for the end, and what the stages before it want
     /// beyond the rest is taken from them in proportion.
     pub fn new(config: &Config) -> Self {
+        Self::within(config, config.shutdown.deadline_ms)
+    }
+
+    /// The same under a deadline of at most `deadline` milliseconds.
+    pub fn within(config: &Config, deadline: u64) -> Self {
         let wanted = &config.shutdown;
         Self::fit(
-            wanted.deadline_ms,
+            deadline.clamp(1, wanted.deadline_ms),
             wanted.pre_drain_delay_ms,
             wanted.notice_ms,
             wanted.drain_ms,
@@ -51,6 +58,30 @@ impl StageCaps {
         Self::fit(deadline, 0, wanted.notice_ms, wanted.drain_ms, wanted.close_timeout_ms)
     }
 
+    /// With time for resources too, in milliseconds: those that are closed beside the notice, and
+    /// those at the end. They count with a quarter and a third of the deadline at most, so that
+    /// one hook that may take for ever leaves the connections their time. What does not fit is
+    /// taken from all in proportion.
+    #[must_use]
+    pub fn with_resources(self, before: u64, after: u64) -> Self {
+        let available = self.deadline - self.force - self.flush;
+        let pre_drain = self.pre_drain.max(before.min(available / 4));
+        let after = after.min(available / 3);
+        let wanted = pre_drain + self.notice + self.drain + after;
+        let scaled = |ms: u64| {
+            if wanted <= available { ms } else { ms * available / wanted }
+        };
+        let drain = scaled(self.drain);
+        Self {
+            pre_drain: scaled(pre_drain),
+            pre_drain_delay: scaled(self.pre_drain_delay),
+            notice: scaled(self.notice),
+            drain,
+            close_timeout: self.close_timeout.min(drain / 2),
+            ..self
+        }
+    }
+
     fn fit(deadline: u64, pre_drain: u64, notice: u64, drain: u64, close_timeout: u64) -> Self {
         let force = FORCE_MS.min(deadline / 10);
         let flush = FLUSH_MS.min(deadline / 10);
@@ -62,6 +93,7 @@ impl StageCaps {
         let drain = scaled(drain);
         Self {
             pre_drain: scaled(pre_drain),
+            pre_drain_delay: scaled(pre_drain),
             notice: scaled(notice),
             drain,
             close_timeout: close_timeout.min(drain / 2),
@@ -86,6 +118,7 @@ impl StageCaps {
 mod tests {
     use super::*;
 
+    /// rule 2, S0.5, S1.9, S1.11.
     #[test]
     fn the_defaults_fit_as_they_are() {
         let caps = StageCaps::new(&Config::default());
@@ -94,6 +127,7 @@ mod tests {
         assert_eq!((caps.pace_window(), caps.last_moment()), (10_000, 300));
     }
 
+    /// rule 2, S2.14.
     #[test]
     fn stages_shrink_to_the_deadline() {
         for deadline in [1_000, 4_999, 10_000, 20_000] {
@@ -102,5 +136,19 @@ mod tests {
             assert!(sum <= deadline, "{caps:?}");
             assert!(caps.drain > 0 && caps.pace_window() > 0, "{caps:?}");
         }
+    }
+
+    /// Rule 2, rule 8.
+    #[test]
+    fn resources_take_their_part_of_the_deadline() {
+        let default = StageCaps::new(&Config::default());
+        assert_eq!(default.with_resources(0, 0), default);
+        let caps = default.with_resources(2_000, 10_000);
+        assert_eq!((caps.pre_drain, caps.drain), (2_000, 15_000), "there is room");
+        let caps = default.with_resources(u64::MAX, u64::MAX);
+        assert!(caps.pre_drain > 6_000 && caps.drain > 13_000, "{caps:?}");
+        let after = 28_000 / 3 * 28_000 / 31_833;
+        assert!(caps.pre_drain + caps.notice + caps.drain + after <= 28_000, "{caps:?}");
+        assert_eq!(caps.pre_drain_delay, 0);
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 
 use super::command::Command;
 use crate::sys::signal_mask;
@@ -29,12 +29,23 @@ pub fn catch() -> io::Result<Caught> {
     Ok(Caught(signals))
 }
 
+/// Signals on their way to the coordinator. Dropped, it ends that: the signals then do nothing.
+#[derive(Debug)]
+pub struct Forwarding(Handle);
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 impl Caught {
     /// Turns each signal into a command, on a thread of its own.
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub fn forward(mut self, commands: Sender<Command>) -> io::Result<()> {
+    pub fn forward(mut self, commands: Sender<Command>) -> io::Result<Forwarding> {
+        let handle = self.0.handle();
         let forward = move || {
             for signal in self.0.forever() {
                 let command = match signal {
@@ -47,7 +58,7 @@ impl Caught {
             }
         };
         std::thread::Builder::new().name("tidegate-signals".to_owned()).spawn(forward)?;
-        Ok(())
+        Ok(Forwarding(handle))
     }
 }
 

@@ -28,7 +28,8 @@ impl Stages {
     pub fn finish(&mut self, now: Now, result: StageResult) -> Option<&StageReport> {
         let (phase, since, started_at) = self.current.take()?;
         let duration_ms = now.since(since).as_millis() as u64;
-        self.done.push(StageReport { name: phase.name(), started_at, duration_ms, result });
+        let name = phase.name().into();
+        self.done.push(StageReport { name, started_at, duration_ms, result, detail: None });
         self.done.last()
     }
 
@@ -47,10 +48,11 @@ impl Stages {
         let mut all = self.done.clone();
         if let Some((phase, since, started_at)) = &self.current {
             all.push(StageReport {
-                name: phase.name(),
+                name: phase.name().into(),
                 started_at: started_at.clone(),
                 duration_ms: now.since(*since).as_millis() as u64,
                 result: StageResult::Running,
+                detail: None,
             });
         }
         all

@@ -15,6 +15,7 @@ use crate::metrics::ShardMetrics;
 use crate::pressure::Pressure;
 use crate::redis::board::Board;
 use crate::redis::relay::Relay;
+use crate::resources;
 
 /// The server as seen by those who only look.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct ServerState {
     pub redis: Board,
     /// Where publications for other nodes are handed over.
     pub relay: Relay,
+    /// What is closed at the shutdown besides; whoever registers and closes it writes there.
+    pub(crate) resources: resources::board::Board,
     phase: AtomicU8,
     epoch: AtomicU64,
     ticks: AtomicU64,
@@ -44,6 +47,7 @@ impl ServerState {
             shards,
             redis: Board::default(),
             relay: Relay::default(),
+            resources: resources::board::Board::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             epoch: AtomicU64::new(0),
             ticks: AtomicU64::new(0),

@@ -7,6 +7,10 @@
 
 pub mod echo;
 pub mod plain;
+mod routes;
+
+pub(crate) use routes::Routes;
+pub use routes::ShardRoutes;
 
 use crate::http::refusal::Refusal;
 use crate::websocket::frame;

@@ -22,6 +22,7 @@ use super::life::Life;
 use super::publication;
 use super::reason::Reason;
 use super::relay::{Outgoing, Reach};
+use crate::coordinator::phase::Phase;
 use crate::coordinator::state::ServerState;
 use crate::limits::{
     REDIS_BEAT_MS, REDIS_PUBLISH_BATCH_BYTES, REDIS_PUBLISH_QUEUE, REDIS_REPLY_MS,
@@ -74,7 +75,7 @@ pub fn start(state: Arc<ServerState>, door: Door, topic: String, life: Life) -> 
 
 impl Publishing {
     fn run(&mut self) {
-        loop {
+        while self.state.phase() != Phase::Stopped {
             let beat = match self.queue.recv_timeout(self.patience()) {
                 Ok(item) => {
                     self.take(item);

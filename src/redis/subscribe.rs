@@ -22,6 +22,7 @@ use super::reason::Reason;
 use super::relay::Arrival;
 use crate::channels::publish::text_frame;
 use crate::clock::Now;
+use crate::coordinator::phase::Phase;
 use crate::coordinator::state::ServerState;
 use crate::limits::{PUBLISH_PATIENCE_MS, REDIS_BEAT_MS, REDIS_REPLY_MS};
 use crate::mesh::message::ShardMessage;
@@ -88,7 +89,7 @@ pub fn start(
 
 impl Listening {
     fn run(&mut self) {
-        loop {
+        while self.state.phase() != Phase::Stopped {
             let now = self.state.clock.now();
             if self.breaker.allows(now) {
                 let Err(failure) = self.listen() else { continue };
@@ -112,10 +113,11 @@ impl Listening {
         if self.state.relay.incoming.set(None) {
             info!(redis = self.door.shown, "publications of the other nodes arrive");
         }
-        loop {
+        while self.state.phase() != Phase::Stopped {
             self.hear_next(&mut subscription)?;
             self.say_gap();
         }
+        Ok(())
     }
 
     fn hear_next(&mut self, subscription: &mut PubSub<'_>) -> RedisResult<()> {

@@ -39,7 +39,7 @@ use crate::channels::registry::Registry;
 use crate::clock::{Clock, Now};
 use crate::coordinator::command::Command;
 use crate::coordinator::phase::Phase;
-use crate::handler::{Effects, Handler};
+use crate::handler::{Effects, ShardRoutes};
 use crate::limits;
 use crate::mesh::inbox::Inbox;
 use crate::mesh::outbox::Outbox;
@@ -83,7 +83,7 @@ pub struct Parts {
     /// Its part of the admission budgets.
     pub admission: Admission,
     /// The handlers by exact path.
-    pub routes: Vec<(&'static str, Box<dyn Handler>)>,
+    pub routes: ShardRoutes,
     /// Keys for the hash tables.
     pub hash: RandomState,
 }
@@ -98,7 +98,7 @@ pub struct Shard<R: Ring> {
     commands: Sender<Command>,
     metrics: Arc<ShardMetrics>,
     settings: Settings,
-    routes: Vec<(&'static str, Box<dyn Handler>)>,
+    routes: ShardRoutes,
     admission: Admission,
     owners: Owners,
     abroad: Abroad,

@@ -321,7 +321,7 @@ impl<R: Ring> Shard<R> {
     /// Decides about a complete request and answers 101.
     fn upgrade(&mut self, token: Token, head: &[u8]) -> Result<(), Refusal> {
         let request = upgrade::parse(head, &self.settings.upgrade)?;
-        let route = self.routes.iter().position(|(path, _)| *path == request.path);
+        let route = self.routes.iter().position(|(path, _)| **path == *request.path);
         let route = route.ok_or(NO_SUCH_PATH)?;
         self.routes[route].1.receive(Inbound::Opening { query: request.query }, &mut self.effects);
         if let Some(refusal) = self.effects.take_refusal() {

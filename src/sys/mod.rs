@@ -10,6 +10,7 @@ pub mod event_fd;
 pub mod heap;
 pub mod kernel;
 pub mod listener;
+pub mod process_group;
 pub mod returned_memory;
 pub mod rlimit;
 pub mod signal_mask;

@@ -1,7 +1,10 @@
 //! Phase, drain and shutdown: of this process and, because a process that has ended cannot be
 //! scraped, of the one before it.
 
+use std::collections::BTreeMap;
 use std::fmt::Error;
+
+use prometheus_client::metrics::MetricType;
 
 use super::super::moment::Moment;
 use super::page::{Page, SECONDS};
@@ -53,6 +56,13 @@ pub(super) fn shutdown(page: &mut Page<'_, '_>) -> Result<(), Error> {
         "Time since the shutdown that is under way began, 0 while there is none",
         report.duration_ms as f64 / 1000.0,
     )?;
+    let stages = report
+        .stages
+        .iter()
+        .map(|stage| (stage.name.to_string(), stage.result.label().to_owned(), stage.duration_ms));
+    let help =
+        "Duration of each stage and resource of the shutdown that is under way, by its result";
+    stage_durations(page, "tidegate_shutdown_stage_duration", help, stages.collect())?;
     page.durations(
         "tidegate_shutdown_duration",
         SECONDS,
@@ -93,6 +103,28 @@ impl Shutdowns {
     }
 }
 
+/// One sample for each stage; a name that is there twice keeps its last.
+fn stage_durations(
+    page: &mut Page<'_, '_>,
+    name: &str,
+    help: &str,
+    stages: Vec<(String, String, u64)>,
+) -> Result<(), Error> {
+    let by_name: BTreeMap<_, _> =
+        stages.into_iter().map(|(stage, result, ms)| (stage, (result, ms))).collect();
+    if by_name.is_empty() {
+        return Ok(());
+    }
+    let mut family =
+        page.encoder.encode_descriptor(name, help, SECONDS.as_ref(), MetricType::Gauge)?;
+    for (stage, (result, ms)) in by_name {
+        family
+            .encode_family(&[("stage", stage), ("result", result)])?
+            .encode_gauge(&(ms as f64 / 1000.0))?;
+    }
+    Ok(())
+}
+
 /// Rule 11: what can no longer be scraped from the process that ended.
 pub(super) fn last_shutdown(page: &mut Page<'_, '_>) -> Result<(), Error> {
     let Some(last) = &page.moment.last_shutdown else { return Ok(()) };
@@ -116,6 +148,10 @@ pub(super) fn last_shutdown(page: &mut Page<'_, '_>) -> Result<(), Error> {
         let help = "The code with which the previous process ended, 0 if it drained";
         page.gauge("tidegate_last_shutdown_exit_code", None, help, exit_code)?;
     }
+    let help =
+        "Duration of each stage and resource of the previous process's shutdown, by its result";
+    let stages = last.stages().map(|(name, result, ms)| (name.to_owned(), result.to_owned(), ms));
+    stage_durations(page, "tidegate_last_shutdown_stage_duration", help, stages.collect())?;
     let outcomes: Vec<_> = last.outcomes().map(|(name, count)| (name.to_owned(), count)).collect();
     if outcomes.is_empty() {
         return Ok(());

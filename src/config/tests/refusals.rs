@@ -13,7 +13,7 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
          [shutdown]\n\
          dedline_ms = 5\n\
          ping_interval_ms = 5\n\
-         [[shutdown.hooks]]\n\
+         [[shutdown.processes]]\n\
          [sever]\n\
          shards = 1\n",
     );
@@ -34,7 +34,7 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
             "file FILE:4: unknown key shutdown.ping_interval_ms; the nearest known key is \
              keepalive.ping_interval_ms"
                 .to_owned(),
-            format!("file FILE:5: unknown key shutdown.hooks; {none}"),
+            format!("file FILE:5: unknown key shutdown.processes; {none}"),
             "file FILE:6: unknown section [sever]; the nearest known section is [server]"
                 .to_owned(),
             "environment TIDEGATE_KEEPALIVE__TIMOUT_MS: unknown variable; the nearest known name \

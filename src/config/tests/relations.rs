@@ -36,6 +36,7 @@ fn a_token_on_the_command_line_is_a_warning() {
     assert!(!config.warnings[0].contains(TOKEN));
 }
 
+/// rule 6.
 #[test]
 fn an_admin_listener_that_others_can_reach_requires_a_token() {
     assert_eq!(
@@ -74,6 +75,7 @@ fn listeners_do_not_share_a_port() {
 }
 
 /// Rule 2 of the shutdown: one deadline, and caps that fit into it.
+/// S3.35.
 #[test]
 fn caps_longer_than_the_deadline_are_cut_with_a_warning() {
     let config = Config::load(set(&[

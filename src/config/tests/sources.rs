@@ -76,6 +76,7 @@ fn lists_and_switches_can_be_set_outside_the_file() {
 }
 
 /// S0.26-S0.28, S1.20, S4.32, S4.33, S4.35.
+/// rule 7, S0.26 to S0.28, S1.20 to S1.22, S4.32, S4.33, S4.35.
 #[test]
 fn legacy_names_are_taken_in_their_own_units() {
     let config = Config::load(environment(&[
@@ -85,6 +86,8 @@ fn legacy_names_are_taken_in_their_own_units() {
         ("SHUTDOWN_GRACEFUL_TIMEOUT", "64"),
         ("FORCE_SHUTDOWN_TIMEOUT_MS", "65"),
         ("MAX_CONNECTION_DRAIN_TIME", "66"),
+        ("SHUTDOWN_BACKGROUND_TIMEOUT", "7"),
+        ("SHUTDOWN_DB_TIMEOUT", "8"),
     ]))
     .unwrap();
     assert_eq!(config.admission.connections_per_ip_per_minute, 61);
@@ -93,6 +96,8 @@ fn legacy_names_are_taken_in_their_own_units() {
     assert_eq!(config.shutdown.deadline_ms, 64_000);
     assert_eq!(config.shutdown.force_timeout_ms, 65);
     assert_eq!(config.shutdown.drain_ms, 66);
+    assert_eq!(config.shutdown.background_ms, 7_000);
+    assert_eq!(config.shutdown.resource_timeout_ms, 8_000);
     assert_eq!(shown(&config, "shutdown.deadline_ms").1, "environment SHUTDOWN_GRACEFUL_TIMEOUT");
 
     let config = Config::load(environment(&[("SHUTDOWN_TIMEOUT_MS", "45000")])).unwrap();
@@ -107,6 +112,7 @@ fn legacy_names_are_taken_in_their_own_units() {
     assert_eq!(errors(environment(&overflow)).len(), 1);
 }
 
+/// rule 7.
 #[test]
 fn legacy_names_of_things_that_do_not_exist_are_ignored() {
     let config = Config::load(environment(&[
@@ -117,6 +123,7 @@ fn legacy_names_of_things_that_do_not_exist_are_ignored() {
     assert_eq!(config, Ok(Config::default()));
 }
 
+/// rule 7.
 #[test]
 fn names_of_one_key_that_differ_are_refused_and_both_named() {
     const NATIVE: &str = "TIDEGATE_SHUTDOWN__DEADLINE_MS";
@@ -188,4 +195,31 @@ fn what_kubernetes_puts_into_the_environment_is_not_ours() {
     ] {
         assert_eq!(errors(environment(&[(name, value)])).len(), 1, "{name}");
     }
+}
+
+/// Rule 8, S1.62.
+#[test]
+fn shutdown_hooks_are_tables_in_the_file_and_json_elsewhere() {
+    let (_file, sources) = written(
+        "[[shutdown.hooks]]\nname = \"leave\"\ncommand = [\"curl\", \"http://registry\"]\n\
+         stage = \"before\"\ntimeout_ms = 2_000\n\
+         [[shutdown.hooks]]\nname = \"tell\"\ncommand = [\"true\"]\n",
+    );
+    let hooks = Config::load(sources).unwrap().shutdown.hooks;
+    let found: Vec<_> =
+        hooks.iter().map(|hook| (hook.name.as_str(), hook.stage.name(), hook.timeout_ms)).collect();
+    assert_eq!(found, [("leave", "before", Some(2_000)), ("tell", "last", None)]);
+    assert_eq!(hooks[0].command, ["curl", "http://registry"]);
+    let shown = serde_json::to_string(&hooks).unwrap();
+    let set = environment(&[("TIDEGATE_SHUTDOWN__HOOKS", &shown)]);
+    assert_eq!(Config::load(set).unwrap().shutdown.hooks, hooks);
+
+    let (_file, sources) = written(
+        "[[shutdown.hooks]]\nname = \"leave\"\ncommand = [\"curl\"]\nstage = \"now\"\n\
+         [[shutdown.hooks]]\nname = \"tell\"\ncommand = []\n",
+    );
+    let errors = errors(sources);
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains("FILE:1") && errors[0].contains("stage is one of"), "{errors:?}");
+    assert!(errors[1].contains("FILE:5") && errors[1].contains("command takes"), "{errors:?}");
 }

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use super::*;
 use crate::admission::Prefixes;
 
+/// rule 3, S0.5, S0.10 to S0.12, S1.9, S1.11, S2.3, S4.32, S4.33, S4.91.
 #[test]
 fn defaults_are_those_of_the_requirements() {
-    // S0.26, S0.27, S0.28, S0.5, S4.32, S4.33, S1.11, S1.9, S2.3.
     let config = Config::default();
     assert_eq!(config.server.listen.to_string(), "0.0.0.0:8080");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
@@ -21,6 +21,8 @@ fn defaults_are_those_of_the_requirements() {
     assert_eq!(config.shutdown.close_timeout_ms, 5000);
     assert_eq!(config.shutdown.force_timeout_ms, 5000);
     assert_eq!(config.shutdown.close_code, 1001);
+    assert_eq!(config.shutdown.background_ms, 10_000);
+    assert_eq!(config.shutdown.resource_timeout_ms, 5000);
     assert_eq!(config.shutdown.reconnect_per_second, 1000);
     assert_eq!(config.admin.token, None);
     assert_eq!(config.shutdown.report_file, None);
@@ -123,6 +125,7 @@ fn nobody_is_trusted_unless_it_is_set() {
     }
 }
 
+/// rule 3.
 #[test]
 fn close_codes_are_those_that_may_be_sent() {
     for code in 0..=5100_u16 {

@@ -1,0 +1,118 @@
+//! The thread of the coordinator, from the first moment of serving to the last words, and those
+//! who wait for its end.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use tracing::{error, info};
+
+use super::report_file;
+use super::shard_thread::{self, Shards};
+use crate::config::Config;
+use crate::coordinator::Coordinator;
+use crate::coordinator::command::{Command, ShardFailure};
+use crate::coordinator::limits::Limits;
+use crate::coordinator::report::ShutdownReport;
+use crate::coordinator::state::ServerState;
+use crate::exit_code;
+
+/// How a server ended.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) report: ShutdownReport,
+    /// The shards are gone; otherwise one stands still and cannot be waited for.
+    pub(super) threads_ended: bool,
+}
+
+/// The end of a server, which may lie ahead. Any number of threads can wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    end: Mutex<Option<End>>,
+    told: Condvar,
+}
+
+impl Ending {
+    /// Waits for the end, until `give_up` if there is one.
+    pub(super) fn wait(&self, give_up: Option<Instant>) -> Option<End> {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        while end.is_none() {
+            let left = give_up.map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                break;
+            }
+            // A bound that means nothing: it is asked again.
+            let left = left.unwrap_or(Duration::from_secs(3_600));
+            let waited = self.told.wait_timeout(end, left);
+            end = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(end, _)| end);
+        }
+        end.clone()
+    }
+
+    fn tell(&self, end: End) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+        self.told.notify_all();
+    }
+}
+
+/// Starts the thread that leads the server to its end.
+pub(super) fn begin(
+    coordinator: Coordinator,
+    state: Arc<ServerState>,
+    inbox: Receiver<Command>,
+    shards: Shards,
+    inherited: impl FnOnce() -> Limits + Send + 'static,
+) -> io::Result<Arc<Ending>> {
+    let ending = Arc::new(Ending::default());
+    let told = Arc::clone(&ending);
+    let run = move || {
+        let report = lead(coordinator, &state, &inbox, &shards, inherited);
+        last_words(&state.config(), &report);
+        told.tell(End { report, threads_ended: shards.join() });
+    };
+    std::thread::Builder::new().name("tidegate-coordinator".to_owned()).spawn(run)?;
+    Ok(ending)
+}
+
+/// Runs the coordinator. If it panics a second one stops the server in order: the shards serve
+/// on meanwhile and know nothing of it.
+fn lead(
+    coordinator: Coordinator,
+    state: &Arc<ServerState>,
+    inbox: &Receiver<Command>,
+    shards: &Shards,
+    inherited: impl FnOnce() -> Limits,
+) -> ShutdownReport {
+    let run = catch_unwind(AssertUnwindSafe(|| coordinator.run()));
+    let second = |panic: Box<dyn std::any::Any + Send>| {
+        let cause = ShardFailure::Panic(shard_thread::message_of(panic.as_ref()));
+        let postboxes = shards.postboxes.clone();
+        let successor = Coordinator::new(Arc::clone(state), inbox.clone(), postboxes, inherited());
+        catch_unwind(AssertUnwindSafe(|| successor.stop_after_death("coordinator", cause).run()))
+    };
+    let panicked = || ShutdownReport { exit_code: Some(exit_code::PANICKED), ..state.report() };
+    run.or_else(second).unwrap_or_else(|_| panicked())
+}
+
+fn last_words(config: &Config, report: &ShutdownReport) {
+    let seconds = report.duration_ms as f64 / 1_000.0;
+    let outcomes = serde_json::to_string(&report.outcomes).unwrap_or_default();
+    info!(
+        reason = report.reason,
+        connections_at_start = report.connections_at_start,
+        outcomes,
+        forced = report.forced,
+        exit_code = report.exit_code,
+        "Graceful shutdown completed in {seconds:.2}s"
+    );
+    if let Some(discrepancy) = &report.discrepancy {
+        error!("the outcomes do not add up: {discrepancy}");
+    }
+    if let Some(path) = &config.shutdown.report_file
+        && let Err(error) = report_file::write(path, report)
+    {
+        error!(path = %path.display(), %error, "shutdown.report_file could not be written");
+    }
+}

@@ -1,0 +1,273 @@
+//! A server inside another program: a path of its own, a shutdown that any thread can ask for any
+//! number of times, nothing left behind, and the program's logger and signals left alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../examples/embedded.rs"]
+mod example;
+mod support;
+
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::wire::{self, CLOSE, Client, End, FIN, Next, close_payload, frame};
+use support::{eventually, http};
+use tidegate::config::Config;
+use tidegate::handler::{Effects, Handler, Inbound};
+use tidegate::resources::{Resource, Stage, Statistics};
+use tidegate::{Handle, Server};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Threads and descriptors are those of the process, so one test at a time looks at them.
+fn alone_in_the_process() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Reverse;
+
+impl Handler for Reverse {
+    fn receive(&mut self, inbound: Inbound<'_>, effects: &mut Effects) {
+        if let Inbound::Text(text) = inbound {
+            effects.text(&text.chars().rev().collect::<String>());
+        }
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.server.listen = "127.0.0.1:0".parse().unwrap();
+    config.admin.listen = "127.0.0.1:0".parse().unwrap();
+    config.server.shards = 2;
+    config.admission.connections_per_ip_per_minute = 0;
+    config.admission.shed_load = false;
+    config.shutdown.notice_ms = 50;
+    config
+}
+
+fn start() -> Handle {
+    Server::new(config()).handler("/reverse", || Reverse).start().unwrap()
+}
+
+fn client(server: &Handle) -> Client {
+    let mut client = Client::connect(server.clients(), "/reverse");
+    client.send(&wire::frame(FIN | wire::TEXT, b"stressed"));
+    assert_eq!(client.frame().text(), "desserts");
+    client
+}
+
+/// Reads notice and goodbye and answers Close.
+fn leave(mut client: Client) {
+    while client.frame().close_code() != Some(1001) {}
+    client.send(&frame(FIN | CLOSE, &close_payload(1001, "")));
+    assert_eq!(client.next(), Next::End(End::Closed));
+}
+
+/// The threads of servers in this process.
+fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("tidegate-")).collect()
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// S3.6, S4.50: the example of the documentation.
+#[test]
+fn the_example_runs() {
+    let _alone = alone_in_the_process();
+    example::main().unwrap();
+}
+
+/// S3.6, S3.10 to S3.12, S1.13, S4.10, S4.75: servers one after the other, and two at once, leave
+/// no thread, no descriptor and no port behind.
+#[test]
+fn servers_come_and_go_in_one_process_and_leave_nothing() {
+    let _alone = alone_in_the_process();
+    let warm_up = start();
+    warm_up.shutdown(DEADLINE).unwrap();
+    eventually("its threads end", || threads().is_empty());
+    let before = descriptors();
+    for _ in 0..2 {
+        let servers = [start(), start()];
+        let clients: Vec<Client> =
+            servers.iter().flat_map(|server| [client(server), client(server)]).collect();
+        assert_eq!(servers.each_ref().map(Handle::connections), [2, 2]);
+        assert!(servers.iter().all(Handle::is_ready));
+        let leaving = std::thread::spawn(|| clients.into_iter().for_each(leave));
+        for server in &servers {
+            let report = server.shutdown(DEADLINE).unwrap();
+            assert_eq!((report.exit_code, report.cause.as_str()), (Some(0), "program"));
+            assert_eq!(report.outcomes["close_acknowledged"], 2, "{report:?}");
+            assert_eq!((server.is_ready(), server.connections()), (false, 0));
+        }
+        leaving.join().unwrap();
+        for address in servers.iter().flat_map(|server| [server.clients(), server.admin()]) {
+            eventually("the port is free", || TcpListener::bind(address).is_ok());
+        }
+        drop(servers);
+        eventually("the threads end", || threads().is_empty());
+    }
+    eventually("descriptors are closed", || descriptors() <= before);
+}
+
+/// S3.6: idempotent, from any thread, and bounded.
+#[test]
+fn all_who_ask_for_the_shutdown_get_the_same_report() {
+    let server = start();
+    let deaf = [client(&server), client(&server)];
+    let reports: Vec<_> = std::thread::scope(|scope| {
+        let ask = || server.shutdown(Duration::from_secs(3)).unwrap();
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let again = server.shutdown(Duration::ZERO).unwrap();
+    for report in reports.iter().chain([&again]) {
+        assert_eq!(report.started_at, reports[0].started_at);
+        assert_eq!(report.duration_ms, reports[0].duration_ms);
+        assert_eq!((report.outcomes["forced"], report.forced), (2, true));
+    }
+    assert!(reports[0].duration_ms <= 3_000, "{:?}", reports[0]);
+    drop(deaf);
+}
+
+/// S3.6: it answers at its deadline, whatever hangs, and says what.
+#[test]
+fn a_shutdown_that_cannot_be_whole_is_an_error_that_says_what() {
+    let server = start();
+    let hang = || {
+        std::thread::sleep(Duration::from_secs(600));
+        Ok(Statistics::none())
+    };
+    server.register(Resource::blocking("pool", Stage::Database, hang)).unwrap();
+    let begun = Instant::now();
+    let unfinished = server.shutdown(Duration::from_secs(2)).unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert_eq!(unfinished.report.exit_code, Some(74));
+    assert!(unfinished.to_string().contains("74"), "{unfinished}");
+    let stages = serde_json::to_value(&unfinished.report.stages).unwrap();
+    let pool = stages.as_array().unwrap().iter().find(|stage| stage["name"] == "database:pool");
+    assert_eq!(pool.unwrap()["result"], "timed_out", "{stages}");
+}
+
+#[test]
+fn a_server_that_is_dropped_is_stopped() {
+    let server = start();
+    let (clients, client) = (server.clients(), client(&server));
+    let leaving = std::thread::spawn(move || leave(client));
+    drop(server);
+    leaving.join().unwrap();
+    assert!(TcpListener::bind(clients).is_ok(), "nobody listens");
+}
+
+#[test]
+fn the_admin_drains_and_publishes_and_does_not_reload_what_was_not_read() {
+    let server = start();
+    let mut subscriber = Client::connect(server.clients(), "/ws?channel=news");
+    server.publish("news", "from the program").unwrap();
+    assert_eq!(subscriber.frame().text(), "from the program");
+    let publication = json!({ "channel": "news", "data": "over HTTP" });
+    http::post(server.admin(), "/api/publish", &publication);
+    assert_eq!(subscriber.frame().text(), "\"over HTTP\"");
+    server.broadcast("to all").unwrap();
+    assert_eq!(subscriber.frame().text(), "to all");
+    assert!(server.publish("", "nobody").is_err());
+    assert_eq!((server.status().phase.as_str(), server.status().connections_left), ("running", 1));
+
+    let admin = server.admin();
+    let request = format!(
+        "POST /api/v1/config/reload HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\n\
+         Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+    );
+    let (response, _) = wire::exchange(admin, request.as_bytes()).unwrap();
+    assert_eq!(response.status, 422, "{response:?}");
+    http::post(admin, "/api/v1/shutdown/shutdown", &json!({}));
+    leave(subscriber);
+    assert_eq!(server.wait().unwrap().cause, "api");
+}
+
+#[test]
+fn what_cannot_be_started_is_said_and_leaves_nothing() {
+    let _alone = alone_in_the_process();
+    eventually("other servers have gone", || threads().is_empty());
+    let handler = |path: &str| Server::new(config()).handler(path, || Reverse).start();
+    assert!(handler("/ws").unwrap_err().to_string().contains("/ws is served already"));
+    assert!(handler("chat").unwrap_err().to_string().contains("is not a path"));
+    let twice = || Resource::blocking("pool", Stage::Last, || Ok(Statistics::none()));
+    let error = Server::new(config()).resource(twice()).resource(twice()).start().unwrap_err();
+    assert!(error.to_string().contains("pool"), "{error}");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = config();
+    config.admin.listen = taken.local_addr().unwrap();
+    let error = Server::new(config).start().unwrap_err();
+    assert!(error.to_string().contains("admin.listen"), "{error}");
+    assert_eq!(error.exit_code(), 69);
+    assert_eq!(threads(), Vec::<String>::new());
+}
+
+/// Log lines as the program's logger sees them.
+#[derive(Clone, Debug, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn events(&self) -> Vec<Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Signals that the process handles, one bit each: proc_pid_status(5).
+fn caught_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap()
+}
+
+/// S3.14, S3.13, S3.29, S3.20, S1.33: the logger is the program's before, while and after; signals
+/// are its own.
+#[test]
+fn the_logger_and_the_signals_of_the_program_are_left_alone() {
+    let _alone = alone_in_the_process();
+    start().shutdown(DEADLINE).unwrap();
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let logger = tracing_subscriber::fmt().json().with_writer(move || writer.clone());
+    // Which fails if somebody has installed one already.
+    logger.flatten_event(true).try_init().unwrap();
+    let server = start();
+    let sigterm = 1 << (15 - 1);
+    assert_eq!(caught_signals() & sigterm, 0);
+    server.shutdown(DEADLINE).unwrap();
+    tracing::info!("the program goes on");
+    let events = lines.events();
+    let said = |text: &str| {
+        let message = |event: &Value| event["message"].as_str().unwrap_or_default().contains(text);
+        events.iter().position(message).unwrap_or_else(|| panic!("{text}: {events:?}"))
+    };
+    let order = [
+        "shutdown requested, initiating graceful shutdown",
+        "stopping to accept new connections",
+        "Graceful shutdown completed in ",
+        "the program goes on",
+    ]
+    .map(said);
+    assert!(order.is_sorted(), "{order:?}");
+}
