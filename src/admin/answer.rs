@@ -17,7 +17,7 @@ use super::last_shutdown::LastShutdown;
 use super::metrics;
 use super::moment::Moment;
 use super::parse::AdminRequest;
-use super::process::{self, CpuMeter};
+use super::process::{self, Meter};
 use super::publishing::{Publications, reach};
 use super::render;
 use super::route::Show;
@@ -62,7 +62,7 @@ pub(super) struct Office {
     pub(super) context: AdminContext,
     publications: Publications,
     last_shutdown: Option<Arc<LastShutdown>>,
-    cpu: CpuMeter,
+    meter: Meter,
     host: String,
     answers: RefCell<BTreeMap<u16, u64>>,
 }
@@ -76,7 +76,7 @@ impl Office {
                 .map(|report| Arc::new(LastShutdown::new(report))),
             context,
             publications,
-            cpu: CpuMeter::default(),
+            meter: Meter::new(),
             host: kernel::host_name(),
             answers: RefCell::default(),
         }
@@ -171,7 +171,7 @@ impl Office {
             redis: self.context.state.redis.view(),
             now,
             timestamp: format!("{:.3}", jiff::Timestamp::now()),
-            process: process::read(&self.cpu, Duration::from_nanos(now.ns())),
+            process: process::read(&self.meter, Duration::from_nanos(now.ns())),
             inboxes: inboxes.collect(),
             last_shutdown: self.last_shutdown.clone(),
             answers: self.answers.borrow().clone(),

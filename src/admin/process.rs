@@ -1,8 +1,11 @@
 //! What the kernel says about this process: /proc/self, read when somebody asks.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::time::Duration;
+
+use crate::pressure::reading::Reader;
+use crate::sys::kernel;
 
 /// The clock ticks of /proc are hundredths of a second on every architecture that runs here.
 const TICK_MS: u64 = 10;
@@ -16,8 +19,8 @@ pub(super) struct ProcessFigures {
     pub(super) pid: u32,
     /// Memory that is in use and in RAM.
     pub(super) resident_bytes: u64,
-    /// Memory of the machine.
-    pub(super) machine_bytes: u64,
+    /// Memory that it can have at most: that of the cgroup, of one above it, or of the machine.
+    pub(super) limit_bytes: u64,
     /// Processor time, in user space and in the kernel, of all threads.
     pub(super) cpu_ms: u64,
     /// Processor time per time in percent, 100 for one core that is never idle: since the
@@ -30,12 +33,12 @@ pub(super) struct ProcessFigures {
 }
 
 impl ProcessFigures {
-    /// Share of the machine's memory in percent.
+    /// Share of the memory that it can have, in percent (S4.80).
     pub(super) fn memory_percent(&self) -> f64 {
-        if self.machine_bytes == 0 {
+        if self.limit_bytes == 0 {
             return 0.0;
         }
-        self.resident_bytes as f64 * 100.0 / self.machine_bytes as f64
+        self.resident_bytes as f64 * 100.0 / self.limit_bytes as f64
     }
 }
 
@@ -59,17 +62,34 @@ impl CpuMeter {
     }
 }
 
-/// Reads the figures, `uptime` after the start of the process.
-pub(super) fn read(meter: &CpuMeter, uptime: Duration) -> ProcessFigures {
+/// What is kept between two readings.
+#[derive(Debug)]
+pub(super) struct Meter {
+    cpu: CpuMeter,
+    memory: RefCell<Reader>,
+}
+
+impl Meter {
+    pub(super) fn new() -> Self {
+        let cpu = CpuMeter::default();
+        // The program around the server may have worked before.
+        let before = cpu_ms(&fs::read_to_string("/proc/self/stat").unwrap_or_default());
+        cpu.then.set((Duration::ZERO, before.unwrap_or(0)));
+        Self { cpu, memory: Reader::new(kernel::page_bytes()).into() }
+    }
+}
+
+/// Reads the figures, `uptime` after the start of the server.
+pub(super) fn read(meter: &Meter, uptime: Duration) -> ProcessFigures {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let status = text("/proc/self/status");
     let cpu_ms = cpu_ms(&text("/proc/self/stat")).unwrap_or(0);
     ProcessFigures {
         pid: std::process::id(),
         resident_bytes: kilobytes(&status, "VmRSS:"),
-        machine_bytes: kilobytes(&text("/proc/meminfo"), "MemTotal:"),
+        limit_bytes: meter.memory.borrow_mut().smallest_limit().unwrap_or(0),
         cpu_ms,
-        cpu_percent: meter.percent(uptime, cpu_ms),
+        cpu_percent: meter.cpu.percent(uptime, cpu_ms),
         threads: number(&status, "Threads:"),
         open_files: fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64),
         max_open_files: number(&text("/proc/self/limits"), "Max open files"),
@@ -129,10 +149,10 @@ mod tests {
 
     #[test]
     fn this_process_has_figures() {
-        let figures = read(&CpuMeter::default(), Duration::from_secs(1));
+        let figures = read(&Meter::new(), Duration::from_secs(1));
         assert_eq!(figures.pid, std::process::id());
         assert!(figures.resident_bytes > 100_000, "{figures:?}");
-        assert!(figures.machine_bytes > figures.resident_bytes);
+        assert!(figures.limit_bytes > figures.resident_bytes);
         assert!(figures.threads >= 1 && figures.open_files >= 3 && figures.max_open_files > 3);
         assert!((0.0..100.0).contains(&figures.memory_percent()));
     }

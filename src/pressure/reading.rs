@@ -80,6 +80,12 @@ impl Reader {
         usages
     }
 
+    /// The memory that this process can have at most: the least of the limits of the own cgroup, of
+    /// those above it, and of the machine.
+    pub fn smallest_limit(&mut self) -> Option<u64> {
+        self.usages(0, 0).into_iter().map(|usage| usage.limit).min()
+    }
+
     /// What the sockets hold, of the cgroup or of the machine, whichever is nearer to its limit.
     pub fn tcp(&mut self) -> Option<TcpMemory> {
         let page_bytes = self.page_bytes;
