@@ -1,6 +1,6 @@
 //! Who is let in, counted on real sockets: the limits hold to the connection, a refusal names its
 //! reason and when to come back, and what was given back can be used again. One shard, on which
-//! every limit is exact. S0.10, S0.11, S0.12, S0.15, S0.35, S0.36, S0.37, S3.26.
+//! every limit is exact.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -52,6 +52,7 @@ impl Attempts {
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
+/// S0.10, S0.35.
 #[test]
 fn a_source_is_held_to_its_burst_and_then_to_its_rate() {
     // Slow enough that nothing is earned back while the test runs.
@@ -72,6 +73,7 @@ fn a_source_is_held_to_its_burst_and_then_to_its_rate() {
     assert!(Attempts::make(&server, HERE, 5).admitted.is_empty());
 }
 
+/// S0.10, S0.35.
 #[test]
 fn the_default_of_sixty_a_minute_admits_sixty_of_a_hundred() {
     let server = Server::start(&[
@@ -92,6 +94,7 @@ fn the_default_of_sixty_a_minute_admits_sixty_of_a_hundred() {
     assert_eq!(Attempts::make(&server, HERE, 1).admitted.len(), 1);
 }
 
+/// S0.12, S0.37.
 #[test]
 fn capacity_is_exact_and_comes_back() {
     let server = Server::start(&["server.shards=1", "admission.max_global_connections=100"]);
@@ -130,6 +133,7 @@ fn wire_reset(client: Client) {
     support::socket::reset(client.stream);
 }
 
+/// S0.19.
 #[test]
 fn a_handshake_that_fails_gives_its_place_back() {
     let server = Server::start(&["server.shards=1", "admission.max_global_connections=3"]);
@@ -146,6 +150,7 @@ fn a_handshake_that_fails_gives_its_place_back() {
     });
 }
 
+/// S0.11, S0.36.
 #[test]
 fn the_global_rate_holds_for_all_sources_together() {
     let server = Server::start(&["server.shards=1", "admission.global_connections_per_second=50"]);
@@ -210,6 +215,7 @@ fn a_source_is_as_many_addresses_as_the_prefix_says() {
     assert_eq!(counts, [1, 1, 0, 1], "127.0.1.0/24 has its two");
 }
 
+/// S0.16, S0.40, S3.26.
 #[test]
 fn a_server_that_drains_refuses_and_says_so() {
     let mut server = Server::start(&["server.shards=1", "shutdown.notice_ms=2000"]);

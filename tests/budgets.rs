@@ -1,6 +1,6 @@
 //! Limits of the whole server are exact on any number of shards, wherever the clients arrive: a
 //! source is counted by one shard, nobody is refused while a place or a token is free anywhere,
-//! and nobody enters above the limit. S0.9, S0.10, S0.11, S0.12, S0.15, S0.35, S0.36, S0.37.
+//! and nobody enters above the limit.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -67,6 +67,7 @@ fn sources_of_one_shard(server: &Server, count: usize) -> Vec<Ipv4Addr> {
     panic!("250 sources on {} shards: {by_shard:?}", before.len());
 }
 
+/// S0.10, S0.35.
 #[test]
 fn each_of_fifty_sources_has_its_burst_exactly() {
     const SOURCES: u8 = 50;
@@ -232,6 +233,7 @@ fn the_whole_capacity_can_be_had_through_one_shard() {
     eventually("all have left", || metric(&server, "tidegate_lease_used") == 0);
 }
 
+/// S0.2, S0.12, S0.37.
 #[test]
 fn a_flood_never_gets_above_the_capacity() {
     let _alone = alone();
@@ -256,6 +258,7 @@ fn a_flood_never_gets_above_the_capacity() {
 }
 
 /// At ten times the rate. How close it comes from below is measured, not tested here.
+/// S0.11, S0.36.
 #[test]
 fn the_global_rate_holds_on_any_number_of_shards() {
     const RATE: u64 = 500;

@@ -1,6 +1,6 @@
 //! Clients that nobody here wrote get along with the server: PyPI's `websockets`, npm's `ws`, and
 //! a real browser. Text, binary and fragmented messages, 16 MiB of them, pings both ways, a clean
-//! close, and on SIGTERM the notice, the goodbye and 1001. S2.3, S2.15, S3.22.
+//! close, and on SIGTERM the notice, the goodbye and 1001.
 //!
 //! The clients are installed under target/ by `scripts/test --prepare`, which runs by itself if
 //! they are not there; without them these tests fail.
@@ -116,6 +116,7 @@ fn url(server: &Server) -> String {
     format!("ws://{}/echo", server.clients)
 }
 
+/// S1.56, S2.3, S2.15, S3.22.
 #[test]
 fn websockets_from_pypi() {
     let python = installed("venv/bin/python");
@@ -130,6 +131,7 @@ fn websockets_from_pypi() {
     check_drain(server, &visitor);
 }
 
+/// S1.56, S2.3, S2.15, S3.22.
 #[test]
 fn ws_from_npm() {
     let mut command = node("tests/clients/ws_client.cjs");
@@ -146,6 +148,7 @@ fn ws_from_npm() {
     check_drain(server, &visitor);
 }
 
+/// S1.56, S2.3, S2.15, S3.22.
 #[test]
 fn a_real_browser() {
     let mut command = node("tests/clients/browser.cjs");

@@ -1,8 +1,6 @@
 //! How a server leaves: every client is told, finishes its message, hears bye and 1001, and is
 //! counted under exactly one outcome; who does not go is cut; the process ends by itself with the
 //! exit code that says how. A few hundred connections here; the shape is that of any number.
-//! S0.39 to S0.45, S1.1, S1.2, S1.10, S1.19, S1.33, S2.2, S2.3, S2.15, S2.35, S3.1, S3.2, S3.5,
-//! S3.24, S3.26, S4.1, S4.18, S4.19, S4.51, S4.52, S4.53.
 //!
 //! Exit code 70 (the overall deadline ended the process) cannot be made to happen from outside:
 //! each stage has a cap and the caps add up to less than the deadline.
@@ -83,6 +81,9 @@ fn named(outcomes: &std::collections::BTreeMap<String, u64>) -> Vec<(&str, u64)>
         .collect()
 }
 
+/// S0.2, S0.3, S0.6, S0.41, S0.45, S1.1, S1.2, S1.10, S1.12, S1.26, S1.27, S2.1, S2.3, S2.5, S2.6,
+/// S2.9, S2.15, S2.18, S2.35, S3.2, S3.5, S3.8, S3.24, S3.28, S4.1, S4.2, S4.18, S4.19, S4.21,
+/// S4.51.
 #[test]
 fn every_client_hears_notice_bye_and_1001_and_is_counted() {
     for (signal, name) in
@@ -111,6 +112,8 @@ fn every_client_hears_notice_bye_and_1001_and_is_counted() {
     }
 }
 
+/// rule 1, rule 11, S0.42, S1.9, S1.13, S1.44, S2.21 to S2.25, S2.34, S3.1, S3.9, S3.27, S3.31,
+/// S4.11 to S4.13, S4.53.
 #[test]
 fn every_way_of_leaving_is_an_outcome_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
@@ -207,6 +210,7 @@ fn check_report(path: &Path, last_words: &Value) {
     }
 }
 
+/// S1.5, S1.34, S2.2, S2.16, S4.93.
 #[test]
 fn a_message_that_has_begun_is_finished_and_answered_before_bye() {
     let mut server = Server::start(&["server.shards=1", "shutdown.notice_ms=100"]);
@@ -239,6 +243,7 @@ fn a_message_that_has_begun_is_finished_and_answered_before_bye() {
     assert_eq!(named(&check_sum(&server, &last_words)), [("close_acknowledged", 3)]);
 }
 
+/// S1.51, S3.4.
 #[test]
 fn a_client_that_ends_its_side_after_close_was_queued_still_gets_everything() {
     let mut server = Server::start(&[
@@ -271,6 +276,7 @@ fn a_client_that_ends_its_side_after_close_was_queued_still_gets_everything() {
     assert_eq!(named(&check_sum(&server, &last_words)), [("close_sent", 1)]);
 }
 
+/// S1.28, S1.34, S2.39.
 #[test]
 fn clients_are_served_while_the_server_drains() {
     let mut server = Server::start(&["server.shards=1", "shutdown.notice_ms=1500"]);
@@ -285,6 +291,7 @@ fn clients_are_served_while_the_server_drains() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
+/// rule 1, S1.41.
 #[test]
 fn before_the_drain_the_server_still_lets_clients_in() {
     let mut server = Server::start(&[
@@ -305,6 +312,7 @@ fn before_the_drain_the_server_still_lets_clients_in() {
     assert_eq!((code, &last_words["connections_at_start"]), (Some(0), &2.into()));
 }
 
+/// S0.40, S1.4, S3.26.
 #[test]
 fn new_connections_are_told_503_until_the_last_client_has_left() {
     let mut server = Server::start(&["server.shards=1", "shutdown.notice_ms=100"]);
@@ -331,6 +339,7 @@ fn new_connections_are_told_503_until_the_last_client_has_left() {
     assert_eq!(last_words["connections_at_start"], 1, "the refused are not of the drain");
 }
 
+/// S0.45, S2.38.
 #[test]
 fn a_server_without_clients_ends_at_once() {
     let mut server = Server::start(&["shutdown.notice_ms=10000"]);
@@ -340,6 +349,7 @@ fn a_server_without_clients_ends_at_once() {
     assert_eq!((code, &last_words["connections_at_start"]), (Some(0), &0.into()));
 }
 
+/// S0.39, S1.19, S1.33, S2.7, S2.37, S3.13, S3.39, S4.95.
 #[test]
 fn the_log_tells_the_sequence_in_order() {
     let mut server = Server::start(&["shutdown.notice_ms=50"]);
@@ -364,6 +374,7 @@ fn the_log_tells_the_sequence_in_order() {
     }
 }
 
+/// S4.8.
 #[test]
 fn a_second_signal_cuts_what_is_left_within_a_second() {
     for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::USR2)] {
@@ -397,6 +408,7 @@ fn a_second_signal_that_comes_at_once_is_not_lost() {
     check_sum(&server, &last_words);
 }
 
+/// S0.43, S1.36, S1.50, S4.53.
 #[test]
 fn clients_that_neither_read_nor_answer_are_cut_when_the_drain_ends() {
     let mut server = Server::start(&[
@@ -414,6 +426,7 @@ fn clients_that_neither_read_nor_answer_are_cut_when_the_drain_ends() {
     drop(deaf);
 }
 
+/// rule 2, S1.42, S2.4, S2.14, S2.38, S3.28, S3.34.
 #[test]
 fn a_short_deadline_is_kept_and_everybody_is_accounted_for() {
     for deadline_ms in [600_u64, 2000] {
@@ -515,6 +528,7 @@ fn burst(server: &mut Server, threads: usize) -> Vec<Attempt> {
     })
 }
 
+/// S1.35.
 #[test]
 fn a_client_that_comes_around_the_signal_is_served_or_told_or_finds_no_listener() {
     let _alone = support::alone();
@@ -531,6 +545,7 @@ fn a_client_that_comes_around_the_signal_is_served_or_told_or_finds_no_listener(
     }
 }
 
+/// rule 1, S1.35.
 #[test]
 fn the_backlog_is_answered_and_not_reset() {
     let _alone = support::alone();
@@ -562,6 +577,7 @@ fn the_backlog_is_answered_and_not_reset() {
     check_sum(&server, &last_words);
 }
 
+/// S4.20.
 #[test]
 fn after_a_kill_the_next_server_has_the_port_at_once() {
     let mut server = Server::start(&["server.shards=2"]);
@@ -612,6 +628,7 @@ fn a_signal_while_the_server_starts_is_obeyed() {
     }
 }
 
+/// S0.17, S4.52.
 #[test]
 fn a_client_in_its_close_handshake_when_the_drain_begins_is_counted_once() {
     let mut server = Server::start(&["server.shards=1", "shutdown.notice_ms=300"]);

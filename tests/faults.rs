@@ -1,7 +1,6 @@
 //! What the server survives of its own: a shard that panics takes its connections with it but
 //! leaves nobody hanging, the others are drained, and the process ends with 1 so that a
 //! supervisor restarts it; a shard that stalls delays nobody else, and says so.
-//! S4.9, S4.71.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -25,6 +24,7 @@ fn inject(server: &Server, fault: &Value) {
     http::post(server.admin, "/api/v1/debug/fault", fault);
 }
 
+/// S4.9, S4.71.
 #[test]
 fn a_panic_in_a_shard_ends_the_server_in_order() {
     let mut server = Server::start(&["server.shards=2", "debug.fault_injection=true"]);
@@ -64,6 +64,7 @@ fn a_panic_in_a_shard_ends_the_server_in_order() {
     assert_eq!(text(&panic, "thread"), "tidegate-shard-0");
 }
 
+/// S0.8, S4.9.
 #[test]
 fn without_its_coordinator_the_server_serves_and_is_stopped_in_order() {
     let mut server = Server::start(&["server.shards=2", "debug.fault_injection=true"]);
@@ -101,6 +102,7 @@ fn a_signal_after_a_panic_does_not_hide_it() {
     assert_eq!((code, &last_words["forced"]), (Some(1), &json!(true)), "{last_words}");
 }
 
+/// rule 2, S2.33, S4.33.
 #[test]
 fn a_shard_that_stands_still_while_the_server_ends_is_in_the_report() {
     let settings = [

@@ -1,6 +1,5 @@
 //! `tidegate-load flood` against the real server: what the clients saw and what the server counted
-//! are the same, to the attempt, and there are never more connections than the limit. S0.10, S0.15,
-//! S0.35.
+//! are the same, to the attempt, and there are never more connections than the limit.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -26,6 +25,7 @@ fn flood(settings: &[&str], arguments: &[&str]) -> Value {
     report
 }
 
+/// S0.12, S0.37.
 #[test]
 fn a_full_server_refuses_every_attempt_beyond_its_capacity() {
     let _alone = alone();
@@ -45,6 +45,7 @@ fn a_full_server_refuses_every_attempt_beyond_its_capacity() {
     assert_eq!(report["time_to_refusal_us"]["count"], 2950);
 }
 
+/// S0.15, S0.35, S0.68.
 #[test]
 fn each_source_is_held_to_its_burst() {
     let _alone = alone();

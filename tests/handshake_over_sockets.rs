@@ -176,6 +176,7 @@ fn check_refusal(name: &str, received: &[u8]) -> Response {
     response
 }
 
+/// S0.14.
 #[test]
 fn each_request_has_its_status_and_a_refusal_is_the_last_thing_read() {
     let server = server();

@@ -1,7 +1,6 @@
 //! What load balancers, supervisors and people see of a server: readiness goes off at the signal
 //! and before the first refusal, liveness stays, the figures agree with what the clients did, and
 //! a drain can be asked for, watched and forced over HTTP.
-//! S0.20 to S0.25, S0.55, S1.46, S1.69, S2.27, S2.32, S3.16, S3.17, S4.22, S4.30, S4.31, S4.52.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -23,6 +22,7 @@ fn json_of(server: &Server, path: &str) -> Value {
     serde_json::from_str(&http::get(server.admin, path)).unwrap()
 }
 
+/// S0.25, S0.55, S1.46, S1.47, S1.58, S1.68 to S1.70, S2.32, S3.16, S3.17, S4.6, S4.94.
 #[test]
 fn readiness_goes_off_at_the_signal_and_before_the_first_refusal() {
     let mut server = Server::start(&["shutdown.pre_drain_delay_ms=1500"]);
@@ -60,6 +60,7 @@ fn readiness_goes_off_at_the_signal_and_before_the_first_refusal() {
     assert_eq!(code, Some(0));
 }
 
+/// S0.4, S0.20, S0.22, S0.24, S0.31, S0.34, S0.49, S0.50, S2.31, S3.30, S4.52.
 #[test]
 fn the_figures_agree_with_the_clients() {
     let server = Server::start(&["server.shards=2", "admission.max_global_connections=16"]);
@@ -94,6 +95,7 @@ fn the_figures_agree_with_the_clients() {
     assert!(page.ends_with("# EOF\n"), "OpenMetrics");
 }
 
+/// S4.22, S4.30, S4.31.
 #[test]
 fn a_drain_is_asked_for_watched_and_forced_over_http() {
     let mut server = Server::start(&["server.shards=2"]);
@@ -119,6 +121,7 @@ fn a_drain_is_asked_for_watched_and_forced_over_http() {
     assert!(frames.iter().any(|frame| frame.close_code() == Some(1001)), "it was told");
 }
 
+/// S2.27.
 #[test]
 fn a_broadcast_reaches_every_client_whatever_it_is_subscribed_to() {
     let server = Server::start(&["server.shards=2"]);

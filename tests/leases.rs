@@ -34,6 +34,7 @@ fn broken(seed: u64, mutant: Mutant) -> Option<Violation> {
     catch_unwind(AssertUnwindSafe(|| run(seed, mutant))).map_err(panicked).flatten().err()
 }
 
+/// S0.71.
 #[test]
 fn the_budgets_hold_whatever_happens() {
     let first = variable("LEASES_SEED").unwrap_or(1);

@@ -1,6 +1,6 @@
 //! Rules for blocks of addresses, and limits that change while clients connect: by SIGHUP and by
 //! `POST /api/v1/config/reload`. Everything over real sockets, against the real binary with a
-//! configuration file. S0.10, S0.11, S0.12, S0.24, S0.35, S0.37, S0.38, S0.73.
+//! configuration file.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -117,6 +117,7 @@ fn check(refused: &[Response], status: u16, detail: &str) {
     }
 }
 
+/// S0.38, S0.68.
 #[test]
 fn a_denied_source_is_told_403_and_counted() {
     let limited = Limited::start("deny = [\"127.0.0.2/32\"]\n");

@@ -1,6 +1,6 @@
 //! What the server does when it runs short: at its memory budget it refuses with 503 and is never
 //! killed, and admits again when memory is free; while a shard stands still it lowers the rate,
-//! and says so. S0.72.
+//! and says so.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -54,6 +54,7 @@ fn grow_until_refused(server: &Server) -> Vec<Client> {
     }
 }
 
+/// S0.69, S0.72.
 #[test]
 fn at_its_memory_budget_the_server_refuses_and_is_never_killed() {
     let _alone = alone();
@@ -101,6 +102,7 @@ fn at_its_memory_budget_the_server_refuses_and_is_never_killed() {
     assert!(peak < LIMIT, "{peak} of {LIMIT}");
 }
 
+/// S0.72.
 #[test]
 fn a_shard_that_stands_still_lowers_the_rate_until_it_goes_on() {
     let settings = ["server.shards=2", "debug.fault_injection=true", "admission.shed_load=true"];

@@ -154,6 +154,7 @@ fn fragments_and_the_control_frames_between_them() {
     client.close();
 }
 
+/// S0.18.
 #[test]
 fn messages_of_every_length_class_come_back_as_they_were() {
     let server = server();

@@ -68,6 +68,7 @@ fn a_subscriber_that_reads_slowly_is_not_taken_for_one_that_does_not() {
     }
 }
 
+/// S3.10, S4.54.
 #[test]
 fn subscriptions_end_with_their_client() {
     let server = Server::start(&["server.shards=2"]);

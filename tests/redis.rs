@@ -114,7 +114,7 @@ fn clients(server: &Server, count: usize) -> Vec<Client> {
     (0..count).map(|_| Client::connect(server.clients, "/echo")).collect()
 }
 
-/// S0.22, S0.66, rule 13.
+/// S0.22, S0.65, S0.66, rule 13.
 #[test]
 fn the_counts_of_two_nodes_are_their_sum_after_one_flush() {
     let redis = Redis::start();
@@ -143,6 +143,7 @@ fn the_counts_of_two_nodes_are_their_sum_after_one_flush() {
 }
 
 /// S0.66: crash and restart, once after and once before the lease has ended.
+/// S0.51.
 #[test]
 fn what_a_killed_node_counted_ends_with_its_lease_and_its_time_is_counted_once() {
     let redis = Redis::start();
@@ -199,6 +200,7 @@ fn a_redis_that_is_gone_and_comes_back_empty_is_right_after_one_flush() {
     assert_eq!(redis.number("totals", "connection_ms"), 0);
 }
 
+/// S0.64.
 #[test]
 fn a_redis_that_stands_still_for_five_seconds_holds_nobody_up() {
     let redis = Redis::start();
@@ -343,6 +345,7 @@ fn what_answers_nonsense_is_asked_seldom_and_harms_nobody() {
     assert_eq!(changes(&one), (1, 0));
 }
 
+/// S0.76.
 #[test]
 fn a_redis_that_flaps_is_told_once_for_each_change() {
     let mut redis = Redis::start();
@@ -419,7 +422,7 @@ fn a_life_that_slept_through_its_lease_takes_a_new_epoch() {
     held.iter_mut().for_each(|client| client.echo("slept"));
 }
 
-/// S0.7, S0.44.
+/// S0.7, S0.44, S1.14, S1.16, S1.17, S4.4, S4.15.
 #[test]
 fn a_shutdown_takes_the_node_out_at_once() {
     let redis = Redis::start();

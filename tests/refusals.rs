@@ -94,6 +94,7 @@ fn rung(figures: &Figures, rung: &str) -> u64 {
     figures.sum(&format!("tidegate_refusals_total{{rung=\"{rung}\"}}"))
 }
 
+/// S0.67.
 #[test]
 fn a_browser_is_told_in_a_close_and_others_by_a_status() {
     let server = server(&["admission.deny=127.0.6.0/24"]);
@@ -192,6 +193,7 @@ fn a_server_that_drains_tells_browsers_in_a_close() {
 
 /// Each rung has its rate; what is above it is left to the next. Every attempt is counted once by
 /// its reason and once by what was done with it.
+/// S0.38, S0.70, S1.67.
 #[test]
 fn a_flood_goes_down_the_ladder_and_recovers() {
     const ATTEMPTS: usize = 300;
@@ -259,6 +261,7 @@ fn silence_holds_the_backlog_and_ends() {
     admitted.echo("undisturbed");
 }
 
+/// S0.74.
 #[test]
 fn the_most_refused_sources_are_shown_by_name_over_all_shards() {
     let server = Server::start(&[

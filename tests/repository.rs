@@ -7,6 +7,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "repository/requirements.rs"]
+mod requirements;
+
 /// Longest file under src, in lines.
 const LINES_MAX: usize = 600;
 
@@ -149,7 +152,17 @@ fn paths_in(text: &str) -> Vec<String> {
 
 fn is_path(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    let top = ["src/", "tests/", "benches/", "scripts/", "docs/", "deploy/", "tuning/", ".ci/"];
+    let top = [
+        "src/",
+        "tests/",
+        "benches/",
+        "scripts/",
+        "docs/",
+        "deploy/",
+        "tuning/",
+        "examples/",
+        ".ci/",
+    ];
     let source = name.ends_with(".rs") && name.contains('/');
     name.chars().all(plain) && (source || top.iter().any(|top| name.starts_with(top)))
 }

@@ -2,7 +2,6 @@
 //! the descriptors of an ordinary limit, a publication reaches each of 20,000 clients exactly
 //! once and in order, and 20,000 leave a draining server with one outcome each. The clients are
 //! `tidegate-load`, whose ledger must balance with the server's counters.
-//! S0.1, S0.4, S0.52, S2.2, S2.15, S3.7 to S3.10, S4.52.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -37,6 +36,7 @@ fn shards_for(connections: u64) -> u64 {
     (connections * 6 / 5).div_ceil(files - 320).max(4)
 }
 
+/// S0.1, S0.4, S1.27, S3.1, S3.30, S4.55.
 #[test]
 fn a_hundred_thousand_connections_are_held_counted_and_drained() {
     let _alone = alone();
@@ -110,6 +110,7 @@ fn a_publication_reaches_each_of_20000_clients_exactly_once_and_in_order() {
     assert_eq!(report["sequence"]["connections"], 20_000);
 }
 
+/// S0.17, S1.54, S2.2, S2.15, S3.7 to S3.10, S4.52.
 #[test]
 fn twenty_thousand_leave_with_one_outcome_each() {
     let _alone = alone();
@@ -132,6 +133,7 @@ fn twenty_thousand_leave_with_one_outcome_each() {
     assert_eq!(drain["stuck_ended_by_reason"], json!({ "reset": 500 }));
 }
 
+/// S0.52, S0.69.
 #[test]
 fn above_the_table_of_descriptors_everybody_gets_an_answer() {
     let _alone = alone();

@@ -148,6 +148,7 @@ fn live_once(server: SocketAddr, number: usize) {
     }
 }
 
+/// S0.19, S0.61, S1.61, S4.10.
 #[test]
 fn a_server_is_the_same_after_forty_thousand_short_lives() {
     const LIVES: usize = 20_000;
@@ -526,6 +527,7 @@ fn peers_that_vanish_are_found_and_their_places_come_free() {
     assert_eq!(figures.closed("keepalive_timeout"), 2000);
 }
 
+/// S0.69.
 #[test]
 fn three_times_a_table_of_silent_clients_cost_nothing_and_keep_nobody_out_for_long() {
     const SILENT: usize = 600;

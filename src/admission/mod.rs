@@ -180,6 +180,7 @@ mod tests {
         }
     }
 
+    /// S0.9, S0.15.
     #[test]
     fn the_checks_come_in_order() {
         let mut books = admission();

@@ -4,6 +4,7 @@ use super::super::metrics;
 use super::super::route::{ENDPOINTS, Method};
 use super::*;
 
+/// S4.22 to S4.29.
 #[test]
 fn every_get_route_answers() {
     let admin = Admin::start();
@@ -97,6 +98,7 @@ fn without_a_token_web_pages_are_refused() {
     assert!(admin.commands.is_empty(), "nothing reached the coordinator");
 }
 
+/// rule 6.
 #[test]
 fn a_listener_that_others_reach_needs_a_token() {
     let context = |config| AdminContext {

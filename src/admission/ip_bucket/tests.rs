@@ -23,6 +23,7 @@ fn admitted(buckets: &mut IpBuckets, n: u32, attempts: u32, now_ns: u64) -> u32 
     (0..attempts).map(|_| u32::from(buckets.admit(source(n), now_ns).is_ok())).sum()
 }
 
+/// S0.10, S0.32.
 #[test]
 fn sixty_a_minute_is_sixty_at_once_and_then_one_each_second() {
     let mut buckets = buckets(LIMITS);
@@ -94,6 +95,7 @@ fn coming_and_going_does_not_refill_the_burst() {
     assert_eq!((total, buckets.len()), (60, 1));
 }
 
+/// S0.33.
 #[test]
 fn a_bucket_is_kept_for_its_refill_time() {
     let mut buckets = buckets(LIMITS);
@@ -109,6 +111,7 @@ fn a_bucket_is_kept_for_its_refill_time() {
     assert!(buckets.is_empty(), "nothing to remember at its last close");
 }
 
+/// S0.33, S0.61.
 #[test]
 fn expiry_keeps_to_its_budget_and_comes_round() {
     let mut buckets = buckets(LIMITS);
@@ -146,6 +149,7 @@ fn the_table_grows_with_its_sources() {
     assert!((1000..=2048).contains(&buckets.places()));
 }
 
+/// S0.53.
 #[test]
 fn limited_sources_are_counted_at_once_and_forgotten_by_the_round() {
     let mut buckets = buckets(LIMITS);

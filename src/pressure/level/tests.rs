@@ -38,6 +38,7 @@ fn shares_fall_to_nobody() {
     assert!(!Level(LAST_THAT_ADMITS).share().is_none() && Level::LAST.share().is_none());
 }
 
+/// S0.72, S1.67.
 #[test]
 fn approaching_the_budget_lowers_the_rate_step_by_step() {
     assert_eq!(levels([849, 850, 900, 950, 975, 999].map(memory)), [0, 1, 2, 3, 4, 4]);

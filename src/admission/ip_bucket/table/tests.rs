@@ -67,6 +67,7 @@ fn at_any_number_of_sources_there_are_two_places_for_each_at_most_and_a_bit() {
     }
 }
 
+/// S0.13, S0.61, S3.11.
 #[test]
 fn what_a_flood_took_is_given_back_by_the_sweep() {
     let mut table = table();
