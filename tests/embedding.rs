@@ -121,6 +121,7 @@ fn servers_come_and_go_in_one_process_and_leave_nothing() {
 /// S3.6: idempotent, from any thread, and bounded.
 #[test]
 fn all_who_ask_for_the_shutdown_get_the_same_report() {
+    let _alone = alone_in_the_process();
     let server = start();
     let deaf = [client(&server), client(&server)];
     let reports: Vec<_> = std::thread::scope(|scope| {
@@ -141,9 +142,12 @@ fn all_who_ask_for_the_shutdown_get_the_same_report() {
 /// S3.6: it answers at its deadline, whatever hangs, and says what.
 #[test]
 fn a_shutdown_that_cannot_be_whole_is_an_error_that_says_what() {
+    let _alone = alone_in_the_process();
     let server = start();
-    let hang = || {
-        std::thread::sleep(Duration::from_secs(600));
+    // It hangs until the test is over.
+    let (over, wait) = std::sync::mpsc::channel::<()>();
+    let hang = move || {
+        let _ = wait.recv();
         Ok(Statistics::none())
     };
     server.register(Resource::blocking("pool", Stage::Database, hang)).unwrap();
@@ -155,10 +159,12 @@ fn a_shutdown_that_cannot_be_whole_is_an_error_that_says_what() {
     let stages = serde_json::to_value(&unfinished.report.stages).unwrap();
     let pool = stages.as_array().unwrap().iter().find(|stage| stage["name"] == "database:pool");
     assert_eq!(pool.unwrap()["result"], "timed_out", "{stages}");
+    drop(over);
 }
 
 #[test]
 fn a_server_that_is_dropped_is_stopped() {
+    let _alone = alone_in_the_process();
     let server = start();
     let (clients, client) = (server.clients(), client(&server));
     let leaving = std::thread::spawn(move || leave(client));
@@ -169,6 +175,7 @@ fn a_server_that_is_dropped_is_stopped() {
 
 #[test]
 fn the_admin_drains_and_publishes_and_does_not_reload_what_was_not_read() {
+    let _alone = alone_in_the_process();
     let server = start();
     let mut subscriber = Client::connect(server.clients(), "/ws?channel=news");
     server.publish("news", "from the program").unwrap();
@@ -206,10 +213,20 @@ fn what_cannot_be_started_is_said_and_leaves_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = config();
     config.admin.listen = taken.local_addr().unwrap();
-    let error = Server::new(config).start().unwrap_err();
+    let error = Server::new(config.clone()).start().unwrap_err();
     assert!(error.to_string().contains("admin.listen"), "{error}");
     assert_eq!(error.exit_code(), 69);
     assert_eq!(threads(), Vec::<String>::new());
+    config.shutdown.deadline_ms = 0;
+    let error = Server::new(config.clone()).start().unwrap_err();
+    assert!(error.to_string().contains("shutdown.deadline_ms"), "{error}");
+    assert_eq!(error.exit_code(), 78);
+    // Found out when the shards run already.
+    config.shutdown.deadline_ms = 30_000;
+    config.admin.listen = "0.0.0.0:0".parse().unwrap();
+    let error = Server::new(config).start().unwrap_err();
+    assert!(error.to_string().contains("needs admin.token"), "{error}");
+    eventually("what had been started ends", || threads().is_empty());
 }
 
 /// Log lines as the program's logger sees them.

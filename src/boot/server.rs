@@ -21,6 +21,7 @@ use crate::coordinator::command::Command;
 use crate::coordinator::limits::Limits;
 use crate::coordinator::signals::{self, Caught, Forwarding};
 use crate::coordinator::state::ServerState;
+use crate::exit_code;
 use crate::handler::{Handler, Routes};
 use crate::limits;
 use crate::mesh::publisher::Publisher;
@@ -130,9 +131,13 @@ impl Server {
     /// Starts the server; it serves when this returns.
     ///
     /// # Errors
-    /// io_uring, an address or enough descriptors cannot be had; a path or the name of a resource
-    /// is there twice. What had been started is stopped again.
+    /// A value of the configuration is out of its range; io_uring, an address or enough descriptors
+    /// cannot be had; a path or the name of a resource is there twice. What had been started is
+    /// stopped again.
     pub fn start(self) -> Result<Handle, NotStarted> {
+        self.config
+            .check_values()
+            .map_err(|message| NotStarted { message, exit_code: exit_code::CONFIG })?;
         let caught = match self.catches_signals {
             false => None,
             true => Some(signals::catch().map_err(|error| {

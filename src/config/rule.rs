@@ -235,7 +235,7 @@ impl Rule {
     }
 
     /// Whether a value of the right type is one of the allowed ones.
-    fn check(&self, value: &Value) -> Result<(), Hint> {
+    pub(super) fn check(&self, value: &Value) -> Result<(), Hint> {
         let allowed = match (self, value) {
             (Rule::Number { min, max, zero }, Value::Number(number)) => {
                 (min..=max).contains(&number) || (zero.is_some() && *number == 0)

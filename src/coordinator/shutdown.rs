@@ -42,7 +42,7 @@ impl StageCaps {
     pub fn within(config: &Config, deadline: u64) -> Self {
         let wanted = &config.shutdown;
         Self::fit(
-            deadline.clamp(1, wanted.deadline_ms),
+            deadline.min(wanted.deadline_ms).max(1),
             wanted.pre_drain_delay_ms,
             wanted.notice_ms,
             wanted.drain_ms,
