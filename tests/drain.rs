@@ -112,7 +112,7 @@ fn every_client_hears_notice_bye_and_1001_and_is_counted() {
     }
 }
 
-/// rule 1, rule 11, S0.42, S1.9, S1.13, S1.44, S2.21 to S2.25, S2.34, S3.1, S3.9, S3.27, S3.31,
+/// Rule 1, rule 11, S0.42, S1.9, S1.13, S1.44, S2.21 to S2.25, S2.34, S3.1, S3.9, S3.27, S3.31,
 /// S4.11 to S4.13, S4.53.
 #[test]
 fn every_way_of_leaving_is_an_outcome_of_its_own() {
@@ -243,7 +243,7 @@ fn a_message_that_has_begun_is_finished_and_answered_before_bye() {
     assert_eq!(named(&check_sum(&server, &last_words)), [("close_acknowledged", 3)]);
 }
 
-/// S1.51, S3.4.
+/// S3.4.
 #[test]
 fn a_client_that_ends_its_side_after_close_was_queued_still_gets_everything() {
     let mut server = Server::start(&[
@@ -291,7 +291,7 @@ fn clients_are_served_while_the_server_drains() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
-/// rule 1, S1.41.
+/// Rule 1, S1.41.
 #[test]
 fn before_the_drain_the_server_still_lets_clients_in() {
     let mut server = Server::start(&[
@@ -374,7 +374,7 @@ fn the_log_tells_the_sequence_in_order() {
     }
 }
 
-/// S4.8.
+/// S1.51, S4.8.
 #[test]
 fn a_second_signal_cuts_what_is_left_within_a_second() {
     for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::USR2)] {
@@ -426,7 +426,7 @@ fn clients_that_neither_read_nor_answer_are_cut_when_the_drain_ends() {
     drop(deaf);
 }
 
-/// rule 2, S1.42, S2.4, S2.14, S2.38, S3.28, S3.34.
+/// Rule 2, S1.42, S2.4, S2.14, S2.38, S3.28, S3.34.
 #[test]
 fn a_short_deadline_is_kept_and_everybody_is_accounted_for() {
     for deadline_ms in [600_u64, 2000] {
@@ -545,7 +545,7 @@ fn a_client_that_comes_around_the_signal_is_served_or_told_or_finds_no_listener(
     }
 }
 
-/// rule 1, S1.35.
+/// Rule 1, S1.35.
 #[test]
 fn the_backlog_is_answered_and_not_reset() {
     let _alone = support::alone();

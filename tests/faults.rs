@@ -102,7 +102,7 @@ fn a_signal_after_a_panic_does_not_hide_it() {
     assert_eq!((code, &last_words["forced"]), (Some(1), &json!(true)), "{last_words}");
 }
 
-/// rule 2, S2.33, S4.33.
+/// Rule 2, S2.33, S4.33.
 #[test]
 fn a_shard_that_stands_still_while_the_server_ends_is_in_the_report() {
     let settings = [

@@ -228,7 +228,7 @@ fn an_address_that_the_machine_does_not_have_is_named() {
     );
 }
 
-/// rule 6.
+/// Rule 6.
 #[test]
 fn an_admin_listener_that_others_can_reach_needs_a_token() {
     check(command(&["admin.listen=0.0.0.0:0"]), CONFIG, &["admin.listen", "admin.token"]);

@@ -191,7 +191,7 @@ mod tests {
     }
 
     /// Rule 5: a GET never drains.
-    /// rule 5, S4.65.
+    /// Rule 5, S4.65.
     #[test]
     fn get_of_the_drain_is_refused_with_its_methods() {
         let error = refusal("GET", "/api/v1/shutdown/shutdown");

@@ -68,7 +68,7 @@ mod tests {
         }
     }
 
-    /// rule 4.
+    /// Rule 4.
     #[test]
     fn a_pace_that_is_too_slow_is_said_with_the_one_that_would_do() {
         let (order, report) = plan_for(100, 50_000);

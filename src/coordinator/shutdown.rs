@@ -118,7 +118,7 @@ impl StageCaps {
 mod tests {
     use super::*;
 
-    /// rule 2, S0.5, S1.9, S1.11.
+    /// Rule 2, S0.5, S1.9, S1.11.
     #[test]
     fn the_defaults_fit_as_they_are() {
         let caps = StageCaps::new(&Config::default());
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!((caps.pace_window(), caps.last_moment()), (10_000, 300));
     }
 
-    /// rule 2, S2.14.
+    /// Rule 2, S2.14.
     #[test]
     fn stages_shrink_to_the_deadline() {
         for deadline in [1_000, 4_999, 10_000, 20_000] {

@@ -168,7 +168,7 @@ fn the_page_is_well_formed() {
 }
 
 /// S0.49 to S0.55, S2.30, S4.67 to S4.70: there, and absent when switched off.
-/// rule 10, S0.49 to S0.55, S2.30, S4.67 to S4.70.
+/// Rule 10, S0.49 to S0.55, S2.30, S4.67 to S4.70.
 #[test]
 fn compatibility_names_can_be_switched_off() {
     let names = [
@@ -199,7 +199,7 @@ fn compatibility_names_can_be_switched_off() {
 }
 
 /// Rule 11.
-/// rule 11, S1.42, S1.59, S1.60, S3.32, S4.69, S4.70, S4.96.
+/// Rule 11, S1.42, S1.59, S1.60, S3.32, S4.69, S4.70, S4.96.
 #[test]
 fn the_previous_shutdown_is_shown_and_counted() {
     let page = page(|moment| {

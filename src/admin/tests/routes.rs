@@ -98,7 +98,7 @@ fn without_a_token_web_pages_are_refused() {
     assert!(admin.commands.is_empty(), "nothing reached the coordinator");
 }
 
-/// rule 6.
+/// Rule 6.
 #[test]
 fn a_listener_that_others_reach_needs_a_token() {
     let context = |config| AdminContext {

@@ -46,7 +46,7 @@ fn a_drain_is_started_once() {
 }
 
 /// Rule 5.
-/// rule 5.
+/// Rule 5.
 #[test]
 fn a_get_never_drains() {
     let admin = Admin::start();

@@ -36,7 +36,7 @@ fn a_token_on_the_command_line_is_a_warning() {
     assert!(!config.warnings[0].contains(TOKEN));
 }
 
-/// rule 6.
+/// Rule 6.
 #[test]
 fn an_admin_listener_that_others_can_reach_requires_a_token() {
     assert_eq!(

@@ -76,7 +76,7 @@ fn lists_and_switches_can_be_set_outside_the_file() {
 }
 
 /// S0.26-S0.28, S1.20, S4.32, S4.33, S4.35.
-/// rule 7, S0.26 to S0.28, S1.20 to S1.22, S4.32, S4.33, S4.35.
+/// Rule 7, S0.26 to S0.28, S1.20 to S1.22, S4.32, S4.33, S4.35.
 #[test]
 fn legacy_names_are_taken_in_their_own_units() {
     let config = Config::load(environment(&[
@@ -112,7 +112,7 @@ fn legacy_names_are_taken_in_their_own_units() {
     assert_eq!(errors(environment(&overflow)).len(), 1);
 }
 
-/// rule 7.
+/// Rule 7.
 #[test]
 fn legacy_names_of_things_that_do_not_exist_are_ignored() {
     let config = Config::load(environment(&[
@@ -123,7 +123,7 @@ fn legacy_names_of_things_that_do_not_exist_are_ignored() {
     assert_eq!(config, Ok(Config::default()));
 }
 
-/// rule 7.
+/// Rule 7.
 #[test]
 fn names_of_one_key_that_differ_are_refused_and_both_named() {
     const NATIVE: &str = "TIDEGATE_SHUTDOWN__DEADLINE_MS";

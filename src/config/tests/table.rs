@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::*;
 use crate::admission::Prefixes;
 
-/// rule 3, S0.5, S0.10 to S0.12, S1.9, S1.11, S2.3, S4.32, S4.33, S4.91.
+/// Rule 3, S0.5, S0.10 to S0.12, S1.9, S1.11, S2.3, S4.32, S4.33, S4.91.
 #[test]
 fn defaults_are_those_of_the_requirements() {
     let config = Config::default();
@@ -125,7 +125,7 @@ fn nobody_is_trusted_unless_it_is_set() {
     }
 }
 
-/// rule 3.
+/// Rule 3.
 #[test]
 fn close_codes_are_those_that_may_be_sent() {
     for code in 0..=5100_u16 {
