@@ -13,9 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::redis::Redis;
 use support::wire::{self, CLOSE, Client, End, FIN, Next, close_payload, frame};
 use support::{eventually, http};
-use tidegate::config::Config;
+use tidegate::config::{Config, Secret};
 use tidegate::handler::{Effects, Handler, Inbound};
 use tidegate::resources::{Resource, Stage, Statistics};
 use tidegate::{Handle, Server};
@@ -198,6 +199,48 @@ fn the_admin_drains_and_publishes_and_does_not_reload_what_was_not_read() {
     http::post(admin, "/api/v1/shutdown/shutdown", &json!({}));
     leave(subscriber);
     assert_eq!(server.wait().unwrap().cause, "api");
+}
+
+/// What a program publishes reaches the other nodes too, and the threads that speak to Redis end
+/// with their server.
+#[test]
+fn publications_of_a_program_reach_other_nodes() {
+    let _alone = alone_in_the_process();
+    let redis = Redis::start();
+    let url = redis.url();
+    let url = url.strip_prefix("redis.url=").unwrap();
+    let node = |id: &str| {
+        let mut config = config();
+        config.redis.url = Some(Secret::new(url.to_owned()));
+        config.redis.node_id = id.to_owned();
+        config.redis.flush_interval_ms = 100;
+        Server::new(config).start().unwrap()
+    };
+    let (here, there) = (node("here"), node("there"));
+    let mut subscriber = Client::connect(there.clients(), "/ws?channel=news");
+    let listens = |server: &Handle| {
+        http::get(server.admin(), "/metrics").contains("tidegate_cluster_nodes 2")
+    };
+    eventually("both know of each other", || listens(&here) && listens(&there));
+    // Whether the other node has subscribed already is known when something has arrived.
+    let (arrived, has_arrived) = std::sync::mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        let first = subscriber.frame().text().to_owned();
+        arrived.send(first).unwrap();
+        subscriber
+    });
+    let mut first = None;
+    eventually("a publication arrives at the other node", || {
+        here.publish("news", "to all nodes").unwrap();
+        first = has_arrived.recv_timeout(Duration::from_millis(200)).ok();
+        first.is_some()
+    });
+    assert_eq!(first.as_deref(), Some("to all nodes"));
+    drop(reading.join().unwrap());
+    for server in [here, there] {
+        server.shutdown(DEADLINE).unwrap();
+    }
+    eventually("the threads end", || threads().is_empty());
 }
 
 #[test]
