@@ -3,7 +3,8 @@
 //!
 //! The floor that the server's cost per admitted connection is compared with: accept, receive,
 //! send, and the poll that an idle connection has armed. Nothing is parsed, no address is looked
-//! at, and nothing is kept about a connection: exactly one operation is in flight on each. It must
+//! at, and nothing is kept about a connection: exactly one operation is in flight on each, or with
+//! `--bare` none, so that what is left is the memory of an accepted socket. It must
 //! not lean on `tidegate::ring`, or it would share the cost that it is there to show.
 
 #![allow(unsafe_code)]
@@ -42,6 +43,9 @@ struct Arguments {
     /// Most connections at once
     #[arg(long, default_value_t = 4_096)]
     connections: u32,
+    /// Accept and do nothing: the memory of a bare socket (tidegate-load hold --raw)
+    #[arg(long)]
+    bare: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +64,7 @@ struct Server {
     listener: TcpListener,
     /// The listener has no accept armed; the table was full.
     idle: bool,
+    bare: bool,
 }
 
 impl Server {
@@ -74,7 +79,7 @@ impl Server {
         ring.submitter().register_files_sparse(arguments.connections)?;
         let buffers = Buffers::register(&ring)?;
         let listener = listen(arguments.listen)?;
-        Ok(Self { ring, buffers, listener, idle: true })
+        Ok(Self { ring, buffers, listener, idle: true, bare: arguments.bare })
     }
 
     fn push(&mut self, kind: Kind, slot: u32, entry: squeue::Entry) -> io::Result<()> {
@@ -123,6 +128,7 @@ impl Server {
     fn on_accept(&mut self, result: i32, more: bool) -> io::Result<()> {
         self.idle = !more;
         match u32::try_from(result) {
+            Ok(_) if self.bare => Ok(()),
             Ok(slot) => self.receive(slot),
             Err(_) => Ok(()),
         }
