@@ -160,6 +160,9 @@ pub(crate) enum Clients {
 pub(crate) struct Hold {
     #[command(flatten)]
     pub(crate) common: Common,
+    /// Plain TCP without WebSocket
+    #[arg(long)]
+    pub(crate) raw: bool,
     /// What clients are made of
     #[arg(long, value_enum, default_value = "sockets")]
     pub(crate) client: Clients,

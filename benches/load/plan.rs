@@ -15,6 +15,7 @@ use crate::crew::{PhaseSign, Plan, Window};
 use crate::pace::Pace;
 use crate::sources::{Sources, Spread};
 use crate::target::Target;
+use crate::tun::Ranges;
 use crate::{churn, ramp, tun};
 
 /// Attempts that may be unanswered at once over all rings when no rate is given: about what the
@@ -160,9 +161,10 @@ pub(crate) fn flood(flood: &Flood) -> Result<Plan, Refused> {
 ///
 /// # Errors
 /// The target does not resolve.
-pub(crate) fn tun(hold: &Hold) -> Result<Plan, Refused> {
+pub(crate) fn tun(hold: &Hold, ranges: &Ranges) -> Result<Plan, Refused> {
     let common = &hold.common;
-    let address = common.url.resolve().and_then(tun::seen_from_outside).map_err(Refused::Usage)?;
+    let address = common.url.resolve().map_err(Refused::Usage)?;
+    let address = tun::seen_from_outside(address, ranges).map_err(Refused::Usage)?;
     let job = Job {
         target: Arc::new(common.url.clone()),
         address,
@@ -173,7 +175,7 @@ pub(crate) fn tun(hold: &Hold) -> Result<Plan, Refused> {
         pace: Pace::of_rate(hold.rate),
         max_opening: opening_at_once(hold.rate),
         connect_timeout: common.connect_timeout,
-        raw: false,
+        raw: hold.raw,
         manner: Manner::default(),
         epoch: Instant::now(),
     };

@@ -22,7 +22,7 @@ use crate::reconnect::Reconnecting;
 use crate::report::Report;
 use crate::server::{AdminUrl, ServerBooks};
 use crate::target::Target;
-use crate::tun::TunClients;
+use crate::tun::{Ranges, TunClients};
 use crate::{broadcast, churn, drain_watch, echo, flood, hold, plan, ramp, reconnect, tun};
 
 /// How long connections that were never read are read at the end of a drain.
@@ -48,19 +48,22 @@ pub(crate) fn hold(hold: &arguments::Hold) -> Result<Report, Refused> {
     if hold.client == Clients::Tun {
         return hold_tun(hold);
     }
-    let mut plan = plan::plan(&hold.common, hold.rate, false)?;
+    let mut plan = plan::plan(&hold.common, hold.rate, hold.raw)?;
     plan.measure = hold.hold_for;
     measured(&hold.common, &plan, |_| Holding::new(hold), |run| hold::report(hold, run))
 }
 
 /// Clients in user space.
 fn hold_tun(hold: &arguments::Hold) -> Result<Report, Refused> {
-    let plan = plan::tun(hold)?;
-    let (first, per_source) = (hold.common.source_base, hold.common.per_source);
+    let common = &hold.common;
+    let per_source = common.per_source;
+    let ranges =
+        Ranges::new(common.connections, per_source, common.source_base, std::process::id());
+    let plan = plan::tun(hold, &ranges)?;
     let books = ServerBooks::open(&hold.common.admin).map_err(Refused::Usage)?;
     let run = crew::run_workers(&plan, |job| {
         let job = job.clone();
-        move || TunClients::new(job, first, per_source)
+        move || TunClients::new(job, &ranges, per_source)
     })?;
     let mut report = tun::report(hold, &run);
     report.memory(&run.measured);

@@ -37,6 +37,11 @@ impl Load {
         self.child.as_ref().expect("not reported yet")
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child().id()
+    }
+
     /// Waits until every attempt has its answer; returns how many connections are open.
     #[track_caller]
     pub(crate) fn opened(&mut self) -> u64 {

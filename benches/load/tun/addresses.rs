@@ -7,6 +7,47 @@ const FIRST_PORT: u16 = 1_024;
 /// Ports of one source.
 pub(crate) const PORTS: u64 = 64_000;
 
+/// Where clients live unless the command line says otherwise: the range for sharing behind
+/// carriers' translators (RFC 6598), which no host has of its own. Four million addresses.
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
+const CLIENTS_BITS: u32 = 22;
+/// The range for measurements (RFC 2544), for the two ends of the way to the clients.
+const ENDS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+const ENDS_BITS: u32 = 17;
+
+/// The addresses of one run. Runs at the same time have others, as far as their numbers differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ranges {
+    /// The first client's.
+    pub(crate) first: Ipv4Addr,
+    /// The network that all clients are in, and its prefix.
+    pub(crate) clients: (Ipv4Addr, u32),
+    /// The server's end of the way, and the other; a network of four addresses.
+    pub(crate) host: Ipv4Addr,
+    pub(crate) inside: Ipv4Addr,
+}
+
+impl Ranges {
+    /// For so many clients, `per_source` at each address. `run` is any number of the run's own.
+    pub(crate) fn new(clients: u64, per_source: u64, first: Option<Ipv4Addr>, run: u32) -> Self {
+        let sources = clients.div_ceil(per_source.clamp(1, PORTS));
+        // Room for an address in front of the first, and for a first that is not aligned.
+        let bits = (sources + 2).next_power_of_two().ilog2().min(CLIENTS_BITS);
+        let own = CLIENTS.to_bits() + ((run << bits) & ((1 << CLIENTS_BITS) - 1)) + 1;
+        let first = first.map_or(own, Ipv4Addr::to_bits);
+        let last = first.wrapping_add(sources as u32);
+        let common = (first ^ last).leading_zeros();
+        let network = first & u32::MAX.checked_shl(32 - common).unwrap_or_default();
+        let ends = ENDS.to_bits() + ((run << 2) & ((1 << ENDS_BITS) - 1));
+        Self {
+            first: first.into(),
+            clients: (network.into(), common),
+            host: (ends + 1).into(),
+            inside: (ends + 2).into(),
+        }
+    }
+}
+
 /// The server, and its clients' addresses by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Addresses {
@@ -55,6 +96,33 @@ mod tests {
             let addresses = Addresses::new(server, "100.64.0.1".parse().unwrap(), per_source);
             prop_assert_eq!(addresses.index_of(addresses.of(index)), Some(index));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn all_clients_are_in_the_network_of_the_run(
+            clients in 1..4_000_000_u64, per_source in 1..70_000_u64, run in any::<u32>(),
+        ) {
+            let ranges = Ranges::new(clients, per_source, None, run);
+            let (network, prefix) = ranges.clients;
+            let network = ipnet::Ipv4Net::new(network, prefix as u8).unwrap();
+            let server = SocketAddrV4::new(ranges.host, 80);
+            let addresses = Addresses::new(server, ranges.first, per_source);
+            for index in [0, clients - 1] {
+                prop_assert!(network.contains(addresses.of(index as u32).ip()), "{ranges:?}");
+            }
+            prop_assert!(!network.contains(&ranges.host));
+        }
+    }
+
+    #[test]
+    fn runs_at_the_same_time_do_not_meet() {
+        let (one, other) = (Ranges::new(4_000, 500, None, 7), Ranges::new(4_000, 500, None, 8));
+        assert_ne!(one.clients, other.clients);
+        assert_ne!(one.host, other.host);
+        let named = Ranges::new(4_000, 500, Some("10.9.0.1".parse().unwrap()), 7);
+        assert_eq!(named.first, "10.9.0.1".parse::<Ipv4Addr>().unwrap());
+        assert_eq!(named.clients, ("10.9.0.0".parse().unwrap(), 28));
     }
 
     #[test]

@@ -8,20 +8,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-/// Where clients live: the range for sharing behind carriers' translators (RFC 6598), which no
-/// host has of its own. Four million addresses.
-pub(crate) const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
-const CLIENTS: &str = "100.64.0.0/10";
-/// The two ends of the pair (RFC 2544's range for measurements).
-pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 77, 1);
-const INSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 77, 2);
-const NAME: &str = "tgload";
+use super::addresses::Ranges;
+
 /// Packets that wait for this process before they are dropped.
 const QUEUE: &str = "100000";
 
@@ -38,18 +31,39 @@ struct InterfaceRequest {
     rest: [u8; 22],
 }
 
+/// The names of a run: devices have at most 15 characters.
+struct Names {
+    namespace: String,
+    device: String,
+    host_end: String,
+    inside_end: String,
+}
+
+impl Names {
+    fn of(process: u32) -> Self {
+        let name = |what: &str| format!("tgl{what}{process}");
+        Self {
+            namespace: format!("tidegate-load-{process}"),
+            device: name("t"),
+            host_end: name("h"),
+            inside_end: name("i"),
+        }
+    }
+}
+
 /// The device. Dropping it removes the namespace and with it everything that was made.
 pub(crate) struct Tun {
     file: File,
-    namespace: String,
+    names: Names,
 }
 
 impl Tun {
     /// Makes namespace and device.
     ///
     /// # Errors
-    /// Not root, no /dev/net/tun, no `ip` program, or a run is already going on.
-    pub(crate) fn new() -> io::Result<Self> {
+    /// Not root, no /dev/net/tun, no `ip` program, or the addresses are taken.
+    pub(crate) fn new(ranges: &Ranges) -> io::Result<Self> {
+        let names = Names::of(std::process::id());
         let explain = |error: io::Error| match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => io::Error::other(
                 "--client tun makes a network device and needs root (CAP_NET_ADMIN)",
@@ -67,47 +81,37 @@ impl Tun {
             .map_err(explain)?;
         let mut request =
             InterfaceRequest { name: [0; 16], flags: IFF_TUN | IFF_NO_PI, rest: [0; 22] };
-        request.name[..NAME.len()].copy_from_slice(NAME.as_bytes());
+        request.name[..names.device.len()].copy_from_slice(names.device.as_bytes());
         // SAFETY: the request is as large as the kernel's struct ifreq (40 bytes) and lives until
         // the call returns; the kernel writes the device's name into it.
         let made = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
         if made < 0 {
             return Err(explain(io::Error::last_os_error()));
         }
-        let tun = Self { file, namespace: format!("{NAME}-{}", std::process::id()) };
-        tun.connect()?;
+        let tun = Self { file, names };
+        tun.connect(ranges)?;
         Ok(tun)
     }
 
     /// Moves the device into a namespace and lays the way between that and this one.
-    fn connect(&self) -> io::Result<()> {
-        let namespace = &self.namespace;
-        let (host_end, inside_end) = (format!("{NAME}-host"), format!("{NAME}-in"));
-        let (host, inside) = (format!("{HOST}/30"), format!("{INSIDE}/30"));
-        let (gateway, via) = (INSIDE.to_string(), HOST.to_string());
+    fn connect(&self, ranges: &Ranges) -> io::Result<()> {
+        let Names { namespace, device, host_end, inside_end } = &self.names;
+        let (host, inside) = (format!("{}/30", ranges.host), format!("{}/30", ranges.inside));
+        let (gateway, via) = (ranges.inside.to_string(), ranges.host.to_string());
+        let clients = format!("{}/{}", ranges.clients.0, ranges.clients.1);
         ip(&["netns", "add", namespace])?;
-        ip(&["link", "set", NAME, "netns", namespace])?;
-        ip(&[
-            "link",
-            "add",
-            &host_end,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            &inside_end,
-            "netns",
-            namespace,
-        ])?;
-        ip(&["addr", "add", &host, "dev", &host_end])?;
-        ip(&["link", "set", &host_end, "txqueuelen", QUEUE, "up"])?;
-        ip(&["route", "add", CLIENTS, "via", &gateway, "dev", &host_end])?;
+        ip(&["link", "set", device, "netns", namespace])?;
+        let pair = ["type", "veth", "peer", "name", inside_end, "netns", namespace];
+        ip(&[&["link", "add", host_end], &pair[..]].concat())?;
+        ip(&["addr", "add", &host, "dev", host_end])?;
+        ip(&["link", "set", host_end, "txqueuelen", QUEUE, "up"])?;
+        ip(&["route", "add", &clients, "via", &gateway, "dev", host_end])?;
         let within = |arguments: &[&str]| ip(&[&["-n", namespace], arguments].concat());
         within(&["link", "set", "lo", "up"])?;
-        within(&["addr", "add", &inside, "dev", &inside_end])?;
-        within(&["link", "set", &inside_end, "up"])?;
-        within(&["link", "set", NAME, "txqueuelen", QUEUE, "up"])?;
-        within(&["route", "add", CLIENTS, "dev", NAME])?;
+        within(&["addr", "add", &inside, "dev", inside_end])?;
+        within(&["link", "set", inside_end, "up"])?;
+        within(&["link", "set", device, "txqueuelen", QUEUE, "up"])?;
+        within(&["route", "add", &clients, "dev", device])?;
         within(&["route", "add", "default", "via", &via])?;
         run(Command::new("ip").args(["netns", "exec", namespace]).args([
             "sh",
@@ -156,7 +160,7 @@ impl Tun {
 impl Drop for Tun {
     fn drop(&mut self) {
         // The devices inside go with their namespace, and the other end of the pair with them.
-        let _ = ip(&["netns", "del", &self.namespace]);
+        let _ = ip(&["netns", "del", &self.names.namespace]);
     }
 }
 

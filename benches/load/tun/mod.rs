@@ -14,11 +14,12 @@ mod segment;
 mod tests;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use self::addresses::Addresses;
-use self::device::{FIRST_CLIENT, HOST, Tun};
+pub(crate) use self::addresses::Ranges;
+use self::device::Tun;
 use self::peers::{Peers, Request};
 use self::segment::Segment;
 use crate::arguments::Hold;
@@ -46,6 +47,8 @@ pub(crate) struct TunClients {
     leaving: Option<(u32, bool)>,
     buffer: Vec<u8>,
     packets: u64,
+    /// What the clients cost while they were held.
+    bytes: usize,
 }
 
 /// What is known of the clients at the end.
@@ -59,10 +62,16 @@ pub(crate) struct TunBooks {
 }
 
 /// Where a server on this machine is for the clients, who are in another namespace.
-pub(crate) fn seen_from_outside(address: SocketAddr) -> Result<SocketAddr, String> {
+///
+/// # Errors
+/// An address of IPv6.
+pub(crate) fn seen_from_outside(
+    address: SocketAddr,
+    ranges: &Ranges,
+) -> Result<SocketAddr, String> {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_loopback() || ip.is_unspecified() => {
-            Ok(SocketAddr::new(HOST.into(), address.port()))
+            Ok(SocketAddr::new(ranges.host.into(), address.port()))
         }
         IpAddr::V4(_) => Ok(address),
         IpAddr::V6(_) => Err(String::from("--client tun speaks IPv4 only")),
@@ -74,19 +83,20 @@ impl TunClients {
     ///
     /// # Errors
     /// As [`Tun::new`].
-    pub(crate) fn new(job: Job, first: Option<Ipv4Addr>, per_source: u64) -> io::Result<Self> {
+    pub(crate) fn new(job: Job, ranges: &Ranges, per_source: u64) -> io::Result<Self> {
         let SocketAddr::V4(server) = job.address else {
             return Err(io::Error::other("--client tun speaks IPv4 only"));
         };
-        let addresses = Addresses::new(server, first.unwrap_or(FIRST_CLIENT), per_source);
+        let addresses = Addresses::new(server, ranges.first, per_source);
         let request = Request {
-            authority: authority(&job, server),
+            authority: authority(&job, server, ranges),
             path: job.target.path.clone(),
+            raw: job.raw,
             seed: job.epoch.elapsed().as_nanos() as u64 ^ u64::from(std::process::id()) << 20,
         };
         let peers = Peers::new(addresses, request, job.connect_timeout);
         Ok(Self {
-            tun: Tun::new()?,
+            tun: Tun::new(ranges)?,
             peers,
             job,
             began: None,
@@ -94,6 +104,7 @@ impl TunClients {
             leaving: None,
             buffer: vec![0; LONGEST],
             packets: 0,
+            bytes: 0,
         })
     }
 
@@ -152,9 +163,9 @@ impl TunClients {
 }
 
 /// The Host header names the server as the URL does, unless that is this machine's inside.
-fn authority(job: &Job, server: SocketAddrV4) -> String {
+fn authority(job: &Job, server: SocketAddrV4, ranges: &Ranges) -> String {
     match server.ip() {
-        ip if *ip == HOST => server.to_string(),
+        ip if *ip == ranges.host => server.to_string(),
         _ => job.target.authority.clone(),
     }
 }
@@ -164,6 +175,7 @@ impl Worker for TunClients {
 
     fn enter(&mut self, phase: Phase, politely: bool) {
         if phase == Phase::Leaving {
+            self.bytes = self.peers.bytes();
             self.peers.close_books();
             self.leaving = Some((0, politely));
         }
@@ -221,7 +233,7 @@ impl Worker for TunClients {
                 messages: self.peers.messages,
                 sent_again: self.peers.sent_again,
                 packets: self.packets,
-                bytes: self.peers.bytes(),
+                bytes: self.bytes,
                 clients: self.peers.ledger.attempts,
             },
             ledger: self.peers.ledger,

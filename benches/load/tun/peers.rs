@@ -105,6 +105,8 @@ pub(crate) struct Request {
     pub(crate) authority: String,
     /// Path and query.
     pub(crate) path: String,
+    /// Plain TCP: connected is admitted.
+    pub(crate) raw: bool,
     /// Makes keys and sequence numbers differ between runs.
     pub(crate) seed: u64,
 }
@@ -269,6 +271,10 @@ impl Peers {
         peer.receive = segment.seq.wrapping_add(1);
         peer.stage = Stage::Requested;
         self.flights.remove(&index);
+        if self.request.raw {
+            self.admit(index, now_us);
+            return self.transmit(index, ACK, &[], now_us);
+        }
         let mut request = Vec::with_capacity(256);
         let Request { authority, path, .. } = &self.request;
         let key = self.key(index);
@@ -329,7 +335,7 @@ impl Peers {
     }
 
     fn on_bytes(&mut self, index: u32, bytes: &[u8], now_us: u64) {
-        if bytes.is_empty() {
+        if bytes.is_empty() || self.request.raw {
             return;
         }
         let mut unread = self.unread.remove(&index).unwrap_or_default();
@@ -437,6 +443,7 @@ impl Peers {
     /// otherwise it is gone at once.
     pub(crate) fn leave(&mut self, index: u32, politely: bool, now_us: u64) {
         match self.peers.get(index as usize).map(|peer| peer.stage) {
+            Some(Stage::Open) if politely && self.request.raw => self.finish_stream(index, now_us),
             Some(Stage::Open) if politely => {
                 self.enter(index, Stage::Leaving);
                 self.send_close(index, Some(1000), now_us);
@@ -457,12 +464,41 @@ impl Peers {
                 self.send_again(index, now_us);
             }
         }
-        while let Some((_, index)) = self.deadlines.pop_front_if(|(due, _)| *due <= now_us) {
+        let peers = &self.peers;
+        let over = |(due_us, index): &mut (u64, u32)| {
+            let stage = peers[*index as usize].stage;
+            *due_us <= now_us || !matches!(stage, Stage::SynSent | Stage::Requested)
+        };
+        let mut late = Vec::new();
+        while let Some((due_us, index)) = self.deadlines.pop_front_if(over) {
+            if due_us <= now_us {
+                late.push(index);
+            }
+        }
+        self.shrink();
+        for index in late {
             match self.peers[index as usize].stage {
                 Stage::SynSent => self.cut(index, Fate::Failed(Failure::TimedOut(Step::Connect))),
                 Stage::Requested => self.cut(index, Fate::Failed(Failure::TimedOut(Step::Upgrade))),
                 _ => {}
             }
+        }
+    }
+
+    /// Gives back what a burst has left behind.
+    fn shrink(&mut self) {
+        let roomy = |used: usize, room: usize| room > 4_096 && used < room / 8;
+        if roomy(self.deadlines.len(), self.deadlines.capacity()) {
+            self.deadlines.shrink_to_fit();
+        }
+        if roomy(self.timers.len(), self.timers.capacity()) {
+            self.timers.shrink_to_fit();
+        }
+        if roomy(self.flights.len(), self.flights.capacity()) {
+            self.flights.shrink_to_fit();
+        }
+        if roomy(self.unread.len(), self.unread.capacity()) {
+            self.unread.shrink_to_fit();
         }
     }
 

@@ -167,7 +167,8 @@ impl World {
     fn new(frames: Vec<u8>, closes: bool, trouble: u64, seed: u64) -> Self {
         let address: SocketAddrV4 = "198.18.77.1:8080".parse().unwrap();
         let addresses = Addresses::new(address, "100.64.0.1".parse().unwrap(), 7);
-        let request = Request { authority: "a:1".into(), path: "/ws?channel=x".into(), seed };
+        let request =
+            Request { authority: "a:1".into(), path: "/ws?channel=x".into(), raw: false, seed };
         Self {
             peers: Peers::new(addresses, request, Duration::from_secs(1_000)),
             model: Model { address, halves: BTreeMap::new(), frames, closes },
