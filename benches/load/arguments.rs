@@ -382,6 +382,9 @@ pub(crate) struct Reconnect {
     /// The busiest slice of time may have at most this many times the mean of those who return
     #[arg(long, value_name = "RATIO", value_parser = rate)]
     pub(crate) expect_flat: Option<f64>,
+    /// The same for the times at which they meant to return, which a busy machine does not change
+    #[arg(long, value_name = "RATIO", value_parser = rate)]
+    pub(crate) expect_slots_flat: Option<f64>,
 }
 
 #[derive(Debug, Args)]

@@ -255,12 +255,15 @@ fn a_flood_ends_by_the_clock_and_keeps_its_rate() {
     let port = server(|_, stream| {
         read_to_end(tungstenite::accept(stream).unwrap());
     });
+    let began = std::time::Instant::now();
     let report = run(&format!(
         "tidegate-load flood ws://127.0.0.1:{port}/ --duration 500ms --rate 200 --no-admin"
     ));
     assert!(report.is_good(), "{}", report.table());
-    let attempts = report.json()["ledger"]["attempts"].as_u64().unwrap();
-    assert!((1..=200).contains(&attempts), "{attempts}");
+    let attempts = report.json()["ledger"]["attempts"].as_f64().unwrap();
+    // On a busy machine half a second is longer than that.
+    let most = 200.0 * began.elapsed().as_secs_f64() + 1.0;
+    assert!((1.0..=most).contains(&attempts), "{attempts} of {most}");
 }
 
 #[test]
@@ -327,20 +330,20 @@ fn clients_come_back_in_their_slots_to_where_the_notice_says() {
     let (other, admitted) = welcoming_server(false);
     let port = leaving_server(Some(other));
     let report = run(&format!(
-        "tidegate-load reconnect ws://127.0.0.1:{port}/ws?channel=a -n 200 --threads 2 \
-         --timeout 20s --stay 50ms"
+        "tidegate-load reconnect ws://127.0.0.1:{port}/ws?channel=a -n 300 --threads 2 \
+         --timeout 20s --stay 50ms --expect-slots-flat 3"
     ));
     assert!(report.is_good(), "{}", report.table());
     let json = report.json();
-    assert_eq!(admitted.load(Relaxed), 200);
+    assert_eq!(admitted.load(Relaxed), 300);
     let returns = &json["returns"];
-    assert_eq!((&returns["lost"], &returns["returned"]), (&200.into(), &200.into()));
-    assert_eq!((&returns["with_a_slot"], &returns["told_where"]), (&200.into(), &200.into()));
-    assert_eq!(returns["lost_by_reason"]["code 1001"], 200);
+    assert_eq!((&returns["lost"], &returns["returned"]), (&300.into(), &300.into()));
+    assert_eq!((&returns["with_a_slot"], &returns["told_where"]), (&300.into(), &300.into()));
+    assert_eq!(returns["lost_by_reason"]["code 1001"], 300);
     let again = &json["ledger_of_those_who_return"];
-    assert_eq!((&again["admitted"], &again["open"]), (&200.into(), &200.into()));
+    assert_eq!((&again["admitted"], &again["open"]), (&300.into(), &300.into()));
     let span = &json["line"]["last_return_ms"].as_u64().unwrap();
-    assert!(*span >= 1_900, "the last slot is 2.09 s behind the end: {}", report.table());
+    assert!(*span >= 2_900, "the last slot is 3.09 s behind the end: {}", report.table());
 }
 
 #[test]

@@ -56,6 +56,7 @@ pub(crate) struct Seen {
     most_tries: u16,
     notice_times: Timeline,
     lost_times: Timeline,
+    /// When those who lost a connection meant to come back.
     due_times: Timeline,
     return_times: Timeline,
 }
@@ -169,7 +170,9 @@ impl Reconnecting {
         }
         let random = u32::from_le_bytes(core.mask_key());
         let wait_ms = self.policy.wait_ms(known, random.into());
-        self.seen.due_times.note(core.now_ms() + wait_ms);
+        if known.tries == 0 {
+            self.seen.due_times.note(core.now_ms() + wait_ms);
+        }
         core.come_back(index, visit, Duration::from_millis(wait_ms));
     }
 }

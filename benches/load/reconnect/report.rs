@@ -29,13 +29,14 @@ pub(crate) fn report(arguments: &Reconnect, run: &Run<Reconnecting>) -> Report {
     returns(&mut report, arguments, &seen, &again);
     report.section("time_away_us").put_all(away.summary_us());
     report.section("time_to_101_since_due_us").put_all(late.summary_us());
-    let line = line(&mut report, &seen);
+    let (line, due) = line(&mut report, &seen);
     if let Some(cpu) = run.measured.server_cpu {
         report.section("server").put("cpu_seconds", rounded(cpu.as_secs_f64()));
     }
     report.generator(&run.measured);
     expectations(arguments, &mut report, &first, &again, &seen);
-    flatness(arguments, &mut report, &line);
+    flatness(arguments.expect_flat, &mut report, &line, "those who return");
+    flatness(arguments.expect_slots_flat, &mut report, &due, "the slots they were given");
     report
 }
 
@@ -65,8 +66,9 @@ fn returns(report: &mut Report, arguments: &Reconnect, seen: &Seen, again: &Ledg
         .put("most_attempts_of_a_client", seen.most_tries);
 }
 
-/// The line of those who return; times count from the first loss.
-fn line(report: &mut Report, seen: &Seen) -> Line {
+/// The line of those who return, and the one that their slots make; times count from the first
+/// loss.
+fn line(report: &mut Report, seen: &Seen) -> (Line, Line) {
     let line = Line::of(&seen.return_times);
     let origin = seen.lost_times.first_ms().unwrap_or_default();
     let since = |ms: Option<u64>| ms.map_or(Value::Null, |ms| json!(ms.saturating_sub(origin)));
@@ -75,6 +77,15 @@ fn line(report: &mut Report, seen: &Seen) -> Line {
         let shift = origin.saturating_sub(line.first_ms.min(origin));
         slices.into_iter().map(|(at, n)| json!([at as i64 - shift as i64, n])).collect()
     };
+    let due = Line::of(&seen.due_times);
+    report
+        .section("line_as_it_was_due")
+        .put("verdict", due.verdict().word())
+        .put("slice_ms", due.width_ms)
+        .put("mean_per_second", due.mean_per_second().round())
+        .put("peak_per_second", due.peak_per_second().round())
+        .put("peak_to_mean", rounded(due.peak_to_mean()))
+        .put("variation", rounded(due.variation()));
     report
         .section("line")
         .put("verdict", line.verdict().word())
@@ -89,17 +100,17 @@ fn line(report: &mut Report, seen: &Seen) -> Line {
         .put("returns_per_slice", slices(&seen.return_times))
         .put("due_per_slice", slices(&seen.due_times))
         .put("losses_per_slice", slices(&seen.lost_times));
-    line
+    (line, due)
 }
 
-fn flatness(arguments: &Reconnect, report: &mut Report, line: &Line) {
-    let Some(most) = arguments.expect_flat else { return };
+fn flatness(most: Option<f64>, report: &mut Report, line: &Line, what: &str) {
+    let Some(most) = most else { return };
     let ratio = line.peak_to_mean();
     if line.verdict() == Verdict::TooShort {
-        report.fault("the line of those who return is too short to be called flat");
+        report.fault(format!("the line of {what} is too short to be called flat"));
     } else if ratio > most {
         report.fault(format!(
-            "the busiest {} ms had {ratio:.2} times the mean of those who return, wanted {most}",
+            "the busiest {} ms had {ratio:.2} times the mean of {what}, wanted {most}",
             line.width_ms
         ));
     }
