@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 /// Caches that connections live in; the others are summed up as "other slabs".
 const CACHES: [&str; 12] = [
@@ -22,11 +23,17 @@ const CACHES: [&str; 12] = [
     "lsm_inode_cache",
 ];
 
+/// The kernel's memory for the server alone.
+pub(crate) const OWN_GROUP: &str = "kernel for the server (its cgroup)";
+
 /// Bytes by part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
     /// Anonymous memory of the server's process.
     pub(crate) server: Option<u64>,
+    /// What the kernel keeps for the server, if its process is alone in a memory cgroup: then
+    /// other processes are not in it.
+    pub(crate) group: Option<u64>,
     /// Slab objects in use, by cache; empty where /proc/slabinfo may not be read.
     pub(crate) slabs: BTreeMap<String, u64>,
     /// Memory that is not available to others, of the whole machine.
@@ -43,6 +50,7 @@ impl Memory {
             .map_or(0, |(total, available)| total.saturating_sub(available));
         Self {
             server: server_pid.and_then(Self::of_process),
+            group: server_pid.and_then(kernel_of_group),
             slabs: slabs(&read(String::from("/proc/slabinfo"))),
             used,
         }
@@ -66,6 +74,10 @@ impl Memory {
             .server
             .zip(before.server)
             .map(|(after, before)| (String::from("server, user space"), difference(after, before)));
+        let group = self
+            .group
+            .zip(before.group)
+            .map(|(after, before)| (String::from(OWN_GROUP), difference(after, before)));
         let mut parts: Vec<_> = self
             .slabs
             .iter()
@@ -74,9 +86,44 @@ impl Memory {
                 (format!("kernel, {name}"), difference(*after, earlier))
             })
             .chain(server)
+            .chain(group)
             .collect();
         parts.sort_by_key(|(_, bytes)| -bytes);
         parts
+    }
+}
+
+/// Kernel memory that is charged to the cgroup of a process that is alone in it.
+fn kernel_of_group(pid: u32) -> Option<u64> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let (directory, unified) = group_directory(&groups)?;
+    let processes = fs::read_to_string(directory.join("cgroup.procs")).ok()?;
+    if processes.trim() != pid.to_string() {
+        return None;
+    }
+    if unified {
+        let stat = fs::read_to_string(directory.join("memory.stat")).ok()?;
+        return stat.lines().find_map(|line| line.strip_prefix("kernel ")?.parse().ok());
+    }
+    let usage = fs::read_to_string(directory.join("memory.kmem.usage_in_bytes")).ok()?;
+    usage.trim().parse().ok()
+}
+
+/// Where the memory cgroup is that this text of /proc/PID/cgroup names, and whether it is of
+/// version 2.
+fn group_directory(groups: &str) -> Option<(PathBuf, bool)> {
+    let path = |wanted: &str| {
+        groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let found = fields.next()?.split(',').any(|controller| controller == wanted);
+            fields.next().filter(|_| found)
+        })
+    };
+    let below = |root: &str, path: &str| PathBuf::from(format!("{root}{path}"));
+    match (path("memory"), path("")) {
+        (Some(path), _) => Some((below("/sys/fs/cgroup/memory", path), false)),
+        (None, Some(path)) => Some((below("/sys/fs/cgroup", path), true)),
+        (None, None) => None,
     }
 }
 
@@ -121,10 +168,19 @@ mod tests {
     fn growth_is_by_part_and_the_largest_is_first() {
         let slabs = slabs(SLABINFO);
         let before = Memory { server: Some(1_000), ..Memory::default() };
-        let after = Memory { server: Some(51_000), slabs, used: 0 };
+        let after = Memory { server: Some(51_000), slabs, ..Memory::default() };
         let names: Vec<_> = after.growth(&before).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["server, user space", "kernel, TCP", "kernel, other slabs"]);
         assert_eq!(after.growth(&before)[0].1, 50_000);
+    }
+
+    #[test]
+    fn the_memory_cgroup_is_found_in_both_versions() {
+        let one = "9:name=systemd:/\n4:cpu,memory:/a/b\n0::/\n";
+        let found = |groups| group_directory(groups);
+        assert_eq!(found(one), Some((PathBuf::from("/sys/fs/cgroup/memory/a/b"), false)));
+        assert_eq!(found("0::/x\n"), Some((PathBuf::from("/sys/fs/cgroup/x"), true)));
+        assert_eq!(found(""), None);
     }
 
     #[test]
