@@ -79,6 +79,14 @@ pub struct ShardMetrics {
     pub bytes_received: Count,
     /// Bytes accepted by the kernel for clients, the upgrade's answer included.
     pub bytes_sent: Count,
+    /// Open connections that have negotiated compression (gauge).
+    pub compressing: Count,
+    /// Compressed messages from clients that were inflated.
+    pub messages_inflated: Count,
+    /// Replies that were compressed, each for one client.
+    pub replies_compressed: Count,
+    /// Publications that were compressed, each once for all clients of this shard.
+    pub publications_compressed: Count,
     /// Publications taken from the inbox.
     pub publications: Count,
     /// Subscriptions of channels (gauge).

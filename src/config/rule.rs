@@ -45,6 +45,8 @@ pub enum Rule {
     Networks,
     /// Origins, each exact or with a leading `*.` label; separated by commas outside the file.
     Origins,
+    /// Tokens (RFC 9110, section 5.6.2), each once; separated by commas outside the file.
+    Tokens,
     /// Blocks of addresses; separated by commas outside the file.
     Blocks,
     /// Limits by block of addresses.
@@ -125,6 +127,7 @@ impl Rule {
             Rule::Origins => "origins as a browser sends them, as in https://example.com, or \
                  https://*.example.com for every name below it"
                 .to_owned(),
+            Rule::Tokens => "names of letters, digits and !#$%&'*+-.^_`|~, each once".to_owned(),
             Rule::Blocks => format!("blocks of addresses; each is {}", address_block::FORM),
             Rule::Overrides => source_override::allowed(),
             Rule::Hooks => shutdown_hook::allowed(),
@@ -170,7 +173,7 @@ impl Rule {
             Rule::Blocks => Value::Blocks(address_block::read_list(text)?),
             Rule::Overrides => Value::Overrides(source_override::read_text(text)?),
             Rule::Hooks => Value::Hooks(shutdown_hook::read_text(text)?),
-            Rule::Origins => Value::List(
+            Rule::Origins | Rule::Tokens => Value::List(
                 text.split(',')
                     .map(str::trim)
                     .filter(|entry| !entry.is_empty())
@@ -217,7 +220,7 @@ impl Rule {
             | Rule::Name { .. } => {
                 Value::Text(written.as_str().ok_or_else(|| wrong_type("a string"))?.to_owned())
             }
-            Rule::Origins | Rule::Networks => {
+            Rule::Origins | Rule::Tokens | Rule::Networks => {
                 let texts = written.as_array().ok_or_else(|| wrong_type("a list of strings"))?;
                 let texts: Option<Vec<_>> =
                     texts.iter().map(|text| text.get_ref().as_str()).collect();
@@ -260,6 +263,11 @@ impl Rule {
                 }
                 true
             }
+            (Rule::Tokens, Value::List(tokens)) => {
+                let is_token = |token: &String| !token.is_empty() && token.bytes().all(is_tchar);
+                let once = |(at, token): (usize, &String)| !tokens[..at].contains(token);
+                tokens.iter().all(is_token) && tokens.iter().enumerate().all(once)
+            }
             (Rule::Path, Value::Text(path)) => !path.contains('\0'),
             (Rule::RedisUrl, Value::Text(url)) => {
                 check_secret(url, 0)?;
@@ -277,6 +285,11 @@ impl Rule {
         };
         if allowed { Ok(()) } else { Err(None) }
     }
+}
+
+/// A character of a token.
+fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// The hint counts characters and never repeats them.

@@ -167,6 +167,20 @@ keys! {
         /// the connection with 1009. It bounds what one client can make the server keep.
         max_message_bytes: usize = Number(MIB), between(1, 256 * MIB), "bytes";
 
+        /// Whether clients may have messages compressed (permessage-deflate). Each message is
+        /// compressed by itself, so an idle connection costs nothing for it, and a publication
+        /// is compressed once per shard for all who asked for it.
+        compression: bool = Switch(true), Rule::Switch, "";
+
+        /// From which length on messages to clients are compressed. A short one fits into the
+        /// same packet either way, so that compressing it saves nothing.
+        compression_threshold_bytes: usize = Number(512), between(0, 256 * MIB), "bytes";
+
+        /// The subprotocols that a client may choose from (Sec-WebSocket-Protocol); it gets the
+        /// first of its own list that is here. They change nothing but the answer: a browser that
+        /// asks for one ends the connection when it does not get one.
+        subprotocols: Vec<String> = Text(""), Rule::Tokens, "";
+
         /// How much may wait to be sent on one connection; more closes it as too slow. One
         /// message may always be queued when nothing else is, however long it is, so this can
         /// be smaller than a message.

@@ -10,6 +10,7 @@ use crate::admission::SourceKey;
 use crate::client_address::Provenance;
 use crate::close_reason::CloseReason;
 use crate::websocket::Partial;
+use crate::websocket::deflate::Window;
 
 use outbound::Outbound;
 
@@ -100,8 +101,8 @@ impl InFlight {
     }
 }
 
-/// Yes-or-no facts about a connection, one bit each; the upper four bits say where its source was
-/// taken from.
+/// Yes-or-no facts about a connection, one bit each. Above them three bits say with which window
+/// its messages are compressed, if they are, and three where its source was taken from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts(u16);
 
@@ -153,8 +154,21 @@ impl Facts {
         self.0 = others | (provenance.index() as u16) << Self::PROVENANCE_SHIFT;
     }
 
-    const PROVENANCE_SHIFT: u32 = 12;
+    /// The window that was negotiated; `None` if compression was not.
+    pub const fn window(self) -> Option<Window> {
+        Window::from_code((self.0 >> Self::WINDOW_SHIFT) as u8 & 0b111)
+    }
+
+    /// Notes what was negotiated.
+    pub const fn note_window(&mut self, window: Window) {
+        self.0 |= (window.code() as u16) << Self::WINDOW_SHIFT;
+    }
+
+    const WINDOW_SHIFT: u32 = 10;
+    const PROVENANCE_SHIFT: u32 = 13;
 }
+
+const _: () = assert!(Provenance::ALL.len() <= 8);
 
 /// No connection, no subscription, no link.
 pub const NONE: u32 = u32::MAX;
@@ -273,6 +287,21 @@ mod tests {
             facts.forget(Facts::ADMITTED);
             assert_eq!(facts.provenance(), provenance);
             assert!(facts.has(Facts::REFUSED_LATE) && !facts.has(Facts::ADMITTED));
+            assert_eq!(facts.window(), None);
+        }
+    }
+
+    #[test]
+    fn the_window_is_beside_the_facts() {
+        for bits in 9..=15 {
+            let mut facts = Facts::default();
+            facts.note(Facts::MOVED);
+            facts.note_provenance(Provenance::Forwarded);
+            let window = Window::of_bits(bits);
+            window.into_iter().for_each(|window| facts.note_window(window));
+            assert_eq!(facts.window(), window);
+            assert_eq!(facts.provenance(), Provenance::Forwarded);
+            assert!(facts.has(Facts::MOVED) && !facts.has(Facts::ADMITTED));
         }
     }
 }

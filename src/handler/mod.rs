@@ -13,8 +13,8 @@ pub(crate) use routes::Routes;
 pub use routes::ShardRoutes;
 
 use crate::http::refusal::Refusal;
-use crate::websocket::frame;
-use tungstenite::protocol::frame::coding::{Data, OpCode};
+use crate::websocket::Data;
+use crate::websocket::deflate::{Outgoing, Window};
 
 /// Serves the connections of one path on one shard.
 pub trait Handler {
@@ -57,19 +57,25 @@ pub struct Effects {
     pub(crate) bytes: Vec<u8>,
     pub(crate) messages: u32,
     pub(crate) list: Vec<Effect>,
+    pub(crate) outgoing: Outgoing,
+    /// What the connection that is served negotiated; set by the shard before every call.
+    pub(crate) window: Option<Window>,
 }
 
 impl Effects {
     /// Sends a text message to the connection.
     pub fn text(&mut self, text: &str) {
-        self.messages += 1;
-        frame::encode(OpCode::Data(Data::Text), text.as_bytes(), &mut self.bytes);
+        self.message(Data::Text, text.as_bytes());
     }
 
     /// Sends a binary message to the connection.
     pub fn binary(&mut self, bytes: &[u8]) {
+        self.message(Data::Binary, bytes);
+    }
+
+    fn message(&mut self, kind: Data, message: &[u8]) {
         self.messages += 1;
-        frame::encode(OpCode::Data(Data::Binary), bytes, &mut self.bytes);
+        self.outgoing.encode(kind, message, self.window, &mut self.bytes);
     }
 
     /// Anything else.

@@ -11,8 +11,13 @@ use super::request::HEAD_BYTES_MAX;
 use super::upgrade::HEADERS_MAX;
 
 /// Appends the 101 for a request with this key (RFC 6455 section 4.2.2). `protocol` is one of
-/// those the client offered.
-pub fn switching_protocols(key: &str, protocol: Option<&str>, out: &mut Vec<u8>) {
+/// those the client offered, `extensions` what was agreed on of its offers.
+pub fn switching_protocols(
+    key: &str,
+    protocol: Option<&str>,
+    extensions: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     let accept = derive_accept_key(key.as_bytes());
     put(
         out,
@@ -25,6 +30,9 @@ pub fn switching_protocols(key: &str, protocol: Option<&str>, out: &mut Vec<u8>)
     );
     if let Some(protocol) = protocol {
         put(out, &["Sec-WebSocket-Protocol: ", protocol, "\r\n"]);
+    }
+    if let Some(extensions) = extensions {
+        put(out, &["Sec-WebSocket-Extensions: ", extensions, "\r\n"]);
     }
     put(out, &["\r\n"]);
 }
@@ -176,7 +184,7 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc() {
         let mut out = Vec::new();
-        switching_protocols(KEY, Some("chat"), &mut out);
+        switching_protocols(KEY, Some("chat"), None, &mut out);
         assert_eq!(
             String::from_utf8(out.clone()).unwrap(),
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -10,6 +10,7 @@ use super::fields::{self, Fields, Once};
 use super::origin::AllowedOrigins;
 use super::refusal::{Body, Refusal, Status};
 use super::{request, target};
+use crate::websocket::deflate::Agreement;
 
 /// The most headers a request may have.
 pub const HEADERS_MAX: usize = 64;
@@ -19,6 +20,10 @@ pub const HEADERS_MAX: usize = 64;
 pub struct UpgradeRules {
     /// Origins that may connect. A request without `Origin` is not from a browser and passes.
     pub allowed_origins: AllowedOrigins,
+    /// Subprotocols that are spoken; none of them is preferred.
+    pub subprotocols: Vec<String>,
+    /// Whether permessage-deflate is.
+    pub compression: bool,
 }
 
 /// A request that may be answered with 101.
@@ -52,6 +57,18 @@ impl<'a> Upgrade<'a> {
         self.header_values("sec-websocket-protocol")
             .flat_map(fields::elements)
             .filter_map(|element| std::str::from_utf8(element).ok())
+    }
+
+    /// The first of the client's subprotocols that is spoken here. None is an answer too: the
+    /// client decides what it makes of that (RFC 6455 section 4.2.2).
+    pub fn protocol(&self, rules: &UpgradeRules) -> Option<&'a str> {
+        let spoken = |offered: &&str| rules.subprotocols.iter().any(|spoken| spoken == offered);
+        self.protocols().find(spoken)
+    }
+
+    /// What is agreed on about compression.
+    pub fn compression(&self, rules: &UpgradeRules) -> Option<Agreement> {
+        if rules.compression { Agreement::from_offers(self.extensions()) } else { None }
     }
 
     /// The values of `Sec-WebSocket-Extensions`, which together are one list of offers (RFC 6455

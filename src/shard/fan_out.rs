@@ -9,13 +9,62 @@ use super::Shard;
 use crate::channels::registry::Visit;
 use crate::connection::{InFlight, State};
 use crate::limits;
+use crate::metrics::ShardMetrics;
 use crate::ring::{FileSlot, Frame, Ring, Token};
+use crate::websocket::deflate::{Outgoing, Window};
 
 /// A publication on its way to the connections of this shard.
 #[derive(Debug)]
 pub(super) struct FanOut {
-    frame: Rc<Arc<[u8]>>,
+    publication: Publication,
     to: Audience,
+}
+
+/// One publication in the forms in which it is sent.
+#[derive(Debug)]
+struct Publication {
+    plain: Rc<Arc<[u8]>>,
+    deflated: Deflated,
+}
+
+/// The compressed form: made when somebody is met who has negotiated it, once for all.
+#[derive(Debug)]
+enum Deflated {
+    NotAskedFor,
+    NotWorthIt,
+    Frame(Rc<Arc<[u8]>>),
+}
+
+impl Publication {
+    fn new(frame: Arc<[u8]>) -> Self {
+        Self { plain: Rc::new(frame), deflated: Deflated::NotAskedFor }
+    }
+
+    /// The form for a connection that has negotiated this.
+    fn for_window(
+        &mut self,
+        window: Option<Window>,
+        outgoing: &mut Outgoing,
+        metrics: &ShardMetrics,
+    ) -> &Rc<Arc<[u8]>> {
+        // Whoever asked for a window that is smaller than the message gets it as it is: another
+        // form for each of them would be another compression.
+        if !window.is_some_and(|window| window.holds(self.plain.len())) {
+            return &self.plain;
+        }
+        if let Deflated::NotAskedFor = self.deflated {
+            let frame = outgoing.shared(&self.plain);
+            metrics.publications_compressed.add(std::mem::take(&mut outgoing.compressed));
+            self.deflated = match frame {
+                Some(frame) => Deflated::Frame(Rc::new(frame.into())),
+                None => Deflated::NotWorthIt,
+            };
+        }
+        match &self.deflated {
+            Deflated::Frame(frame) => frame,
+            Deflated::NotAskedFor | Deflated::NotWorthIt => &self.plain,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -29,14 +78,14 @@ enum Audience {
 impl<R: Ring> Shard<R> {
     pub(super) fn fan_out_to_channel(&mut self, channel: &str, frame: Arc<[u8]>) {
         if let Some(visit) = self.registry.begin_visit(channel) {
-            let frame = Rc::new(frame);
-            self.fan_outs.push_back(FanOut { frame, to: Audience::Channel(visit) });
+            let publication = Publication::new(frame);
+            self.fan_outs.push_back(FanOut { publication, to: Audience::Channel(visit) });
         }
     }
 
     pub(super) fn fan_out_to_everybody(&mut self, frame: Arc<[u8]>) {
         let to = Audience::Everybody { next: 0 };
-        self.fan_outs.push_back(FanOut { frame: Rc::new(frame), to });
+        self.fan_outs.push_back(FanOut { publication: Publication::new(frame), to });
     }
 
     pub(super) fn go_on_fanning_out(&mut self) {
@@ -55,7 +104,7 @@ impl<R: Ring> Shard<R> {
         while *visits > 0 {
             *visits -= 1;
             match self.next_of(&mut fan_out.to) {
-                Some(Some(token)) => self.deliver(token, &fan_out.frame),
+                Some(Some(token)) => self.deliver(token, &mut fan_out.publication),
                 Some(None) => {}
                 None => return true,
             }
@@ -78,11 +127,13 @@ impl<R: Ring> Shard<R> {
     }
 
     /// Queues a publication for one connection, unless it is leaving.
-    fn deliver(&mut self, token: Token, frame: &Rc<Arc<[u8]>>) {
+    fn deliver(&mut self, token: Token, publication: &mut Publication) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         if connection.state != State::Open {
             return;
         }
+        let window = connection.facts.window();
+        let frame = publication.for_window(window, &mut self.effects.outgoing, &self.metrics);
         let queued = connection.queued_bytes();
         let limit = self.settings.max_queued_bytes;
         if connection.in_flight.has(InFlight::SEND) && queued + frame.len() > limit && queued > 0 {

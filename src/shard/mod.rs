@@ -45,6 +45,7 @@ use crate::mesh::inbox::Inbox;
 use crate::mesh::outbox::Outbox;
 use crate::metrics::ShardMetrics;
 use crate::ring::{FileSlot, Operation, Ring, Token, Wait};
+use crate::websocket::deflate::{Inflater, Outgoing};
 
 use admitting::Deferred;
 use connections::Connections;
@@ -118,6 +119,7 @@ pub struct Shard<R: Ring> {
     fan_outs: VecDeque<FanOut>,
     gathering: Gathering,
     effects: Effects,
+    inflater: Inflater,
     spare: Vec<Vec<u8>>,
     starved: VecDeque<Token>,
     phase: Phase,
@@ -135,6 +137,7 @@ impl<R: Ring> Shard<R> {
         let half_open = HalfOpen::new(parts.settings.half_open);
         let refusing = Refusing::new(&parts.settings);
         let gathering = Gathering::new(parts.settings.gather);
+        let outgoing = Outgoing::new(parts.settings.compression_threshold);
         Self {
             index: parts.index,
             ring,
@@ -162,7 +165,8 @@ impl<R: Ring> Shard<R> {
             registry: Registry::new(parts.hash),
             fan_outs: VecDeque::new(),
             gathering,
-            effects: Effects::default(),
+            effects: Effects { outgoing, ..Effects::default() },
+            inflater: Inflater::default(),
             spare: Vec::new(),
             starved: VecDeque::new(),
             phase: Phase::Running,

@@ -197,6 +197,9 @@ impl<R: Ring> Shard<R> {
         if facts.has(Facts::OPENED) {
             metrics.connections.set(metrics.connections.get().saturating_sub(1));
             metrics.closed[reason.index()].add(1);
+            if facts.window().is_some() {
+                metrics.compressing.set(metrics.compressing.get().saturating_sub(1));
+            }
             metrics.connection_ms.add(age_ms);
             metrics.open_since_ms.set(metrics.open_since_ms.get().saturating_sub(accepted_ms));
         } else {

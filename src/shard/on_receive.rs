@@ -14,6 +14,7 @@ use crate::http::request::{Head, HeadScanner};
 use crate::http::{response, upgrade};
 use crate::limits;
 use crate::ring::{Errno, Frame, Operation, Received, Ring, Token};
+use crate::websocket::deflate::{Agreement, Window};
 use crate::websocket::frame::{self, Role};
 use crate::websocket::{Control, Event, Incoming, OpCode, Rules, Violation, close_frame};
 
@@ -323,23 +324,33 @@ impl<R: Ring> Shard<R> {
         let request = upgrade::parse(head, &self.settings.upgrade)?;
         let route = self.routes.iter().position(|(path, _)| **path == *request.path);
         let route = route.ok_or(NO_SUCH_PATH)?;
+        let agreement = request.compression(&self.settings.upgrade);
+        let window = agreement.map(Agreement::window);
+        self.effects.window = window;
         self.routes[route].1.receive(Inbound::Opening { query: request.query }, &mut self.effects);
         if let Some(refusal) = self.effects.take_refusal() {
             return Err(refusal);
         }
         let mut answer = self.spare_buffer();
-        response::switching_protocols(request.key, None, &mut answer);
-        self.on_upgraded(token, route as u8);
+        let extensions = agreement.map(Agreement::response);
+        let protocol = request.protocol(&self.settings.upgrade);
+        response::switching_protocols(request.key, protocol, extensions.as_deref(), &mut answer);
+        self.on_upgraded(token, route as u8, window);
         self.send(token, Frame::Own(answer));
         self.apply_effects(token);
+        self.count_compression();
         Ok(())
     }
 
-    fn on_upgraded(&mut self, token: Token, route: u8) {
+    fn on_upgraded(&mut self, token: Token, route: u8, window: Option<Window>) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.state = State::Open;
         connection.route = route;
         connection.facts.note(Facts::OPENED);
+        if let Some(window) = window {
+            connection.facts.note_window(window);
+            self.metrics.compressing.add(1);
+        }
         self.half_open.left();
         let accepted_ms = u64::from(connection.accepted_tick) * limits::TICK_MS;
         let metrics = &self.metrics;
@@ -367,7 +378,12 @@ impl<R: Ring> Shard<R> {
             Rules { role: Role::Server, max_message_bytes: self.settings.max_message_bytes };
         let handler = &mut self.routes[usize::from(connection.route)].1;
         let effects = &mut self.effects;
+        let window = connection.facts.window();
+        effects.window = window;
         let mut incoming = Incoming::new(bytes, &mut connection.partial, rules);
+        if window.is_some() {
+            incoming = incoming.inflating(&mut self.inflater);
+        }
         let mut messages = 0;
         let ended = loop {
             match incoming.next() {
@@ -392,12 +408,21 @@ impl<R: Ring> Shard<R> {
         };
         connection.messages = connection.messages.saturating_add(messages);
         self.metrics.messages_received.add(u64::from(messages));
+        if window.is_some() {
+            self.count_compression();
+        }
         self.apply_effects(token);
         match ended {
             Ended::No => {}
             Ended::Closed { code } => self.on_peer_close(token, code),
             Ended::Violated(violation) => self.fail(token, violation),
         }
+    }
+
+    /// What was inflated and compressed for the connection that is served.
+    fn count_compression(&mut self) {
+        self.metrics.messages_inflated.add(std::mem::take(&mut self.inflater.messages));
+        self.metrics.replies_compressed.add(std::mem::take(&mut self.effects.outgoing.compressed));
     }
 
     fn on_peer_close(&mut self, token: Token, code: Option<u16>) {

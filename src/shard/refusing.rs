@@ -130,14 +130,17 @@ impl<R: Ring> Shard<R> {
             return;
         };
         let request = head.and_then(|head| upgrade::parse(head, &self.settings.upgrade).ok());
-        let key = request.filter(|request| request.origin.is_some()).map(|request| request.key);
+        let browser = request.filter(|request| request.origin.is_some());
+        // A browser that offered subprotocols hears nothing of a connection without one.
+        let protocol = browser.and_then(|request| request.protocol(&self.settings.upgrade));
+        let key = browser.map(|request| request.key);
         let rung = self.refusing.ladder.answer(away.place, key.is_some(), self.now.ns());
         match (rung, key) {
             (Rung::Reset | Rung::Silence, _) => return self.turn_away_unheard(token, rung),
             (Rung::Close, Some(key)) => {
                 let (code, text) = away.reason.to_close(away.retry_after_ms);
                 let mut bytes = self.spare_buffer();
-                response::switching_protocols(key, None, &mut bytes);
+                response::switching_protocols(key, protocol, None, &mut bytes);
                 close_frame::encode(code, &text, &mut bytes);
                 self.note_turned_away(token);
                 self.send(token, Frame::Own(bytes));

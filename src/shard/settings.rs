@@ -44,6 +44,8 @@ pub struct Settings {
     pub refusal_rates: LadderRates,
     /// How many shards there are.
     pub shards: usize,
+    /// Replies and publications from this length on are compressed for those who negotiated it.
+    pub compression_threshold: usize,
     /// What an upgrade request must be like.
     pub upgrade: UpgradeRules,
 }
@@ -69,6 +71,7 @@ impl Settings {
                 linger: ticks(LINGER_MS),
                 calm: ticks(CALM_MS),
             },
+            compression_threshold: config.server.compression_threshold_bytes,
             max_message_bytes: config.server.max_message_bytes,
             max_queued_bytes: config.server.max_queued_bytes,
             receive_buffers: config.server.receive_buffers,
@@ -86,6 +89,8 @@ impl Settings {
             shards,
             upgrade: UpgradeRules {
                 allowed_origins: AllowedOrigins::new(&config.server.allowed_origins)?,
+                subprotocols: config.server.subprotocols.clone(),
+                compression: config.server.compression,
             },
         })
     }

@@ -16,6 +16,7 @@ pub const HEADER_MAX: usize = 14;
 
 const FIN: u8 = 0x80;
 const RSV: u8 = 0x70;
+const RSV1: u8 = 0x40;
 const MASKED: u8 = 0x80;
 
 /// Which end of the connection reads the frames.
@@ -27,6 +28,22 @@ pub enum Role {
     Client,
 }
 
+/// What the payload of a data frame may have, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PayloadMax {
+    /// Without RSV1.
+    pub plain: usize,
+    /// With RSV1; `None` if no compression was negotiated.
+    pub compressed: Option<usize>,
+}
+
+impl PayloadMax {
+    /// For a connection without compression.
+    pub const fn plain(plain: usize) -> Self {
+        Self { plain, compressed: None }
+    }
+}
+
 /// A header that broke no rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHeader {
@@ -34,33 +51,36 @@ pub struct FrameHeader {
     pub fin: bool,
     /// Never a reserved one.
     pub opcode: OpCode,
+    /// RSV1: the message that begins here is compressed (RFC 7692 section 6).
+    pub compressed: bool,
     /// The masking key; present exactly when the reader is a server.
     pub mask: Option<[u8; 4]>,
-    /// Length of the payload in bytes, within the limit given to [`parse_header`].
+    /// Length of the payload in bytes; of a data frame within the limit given to
+    /// [`parse_header`].
     pub payload_len: usize,
     /// Length of the header itself in bytes, 2 to [`HEADER_MAX`].
     pub header_len: usize,
 }
 
 /// Reads the header at the start of `bytes`; `None` when more bytes are needed, which is never
-/// the case from [`HEADER_MAX`] bytes on. `payload_max` is what a data frame may carry; control
-/// frames have their own limit.
+/// the case from [`HEADER_MAX`] bytes on. `max` is what a data frame may carry; control frames
+/// have their own limit.
 ///
 /// The rules are checked in the order of the bytes they concern, each as soon as its bytes are
 /// there, so how the bytes were cut into reads cannot change which violation is reported.
 ///
 /// # Errors
 /// The first rule broken: reserved bits or opcodes, a control frame that is fragmented or long,
-/// wrong masking, a length that is not minimal or has its top bit set (1002), a payload over
-/// `payload_max` (1009).
+/// wrong masking, a length that is not minimal or has its top bit set (1002), a payload over its
+/// limit (1009).
 #[inline]
 pub fn parse_header(
     bytes: &[u8],
     role: Role,
-    payload_max: usize,
+    max: PayloadMax,
 ) -> Result<Option<FrameHeader>, Violation> {
     let &[first, ref rest @ ..] = bytes else { return Ok(None) };
-    let opcode = parse_first(first)?;
+    let (opcode, payload_max) = parse_first(first, max)?;
     let &[second, ref rest @ ..] = rest else { return Ok(None) };
     parse_second(second, opcode, role)?;
     let Some((payload_len, length_len)) = parse_length(second & !MASKED, rest)? else {
@@ -78,21 +98,24 @@ pub fn parse_header(
         },
     };
     let header_len = 2 + length_len + mask_len;
-    Ok(Some(FrameHeader { fin: first & FIN != 0, opcode, mask, payload_len, header_len }))
+    let (fin, compressed) = (first & FIN != 0, first & RSV1 != 0);
+    Ok(Some(FrameHeader { fin, opcode, compressed, mask, payload_len, header_len }))
 }
 
 #[inline]
-fn parse_first(first: u8) -> Result<OpCode, Violation> {
-    if first & RSV != 0 {
-        return Err(Violation::ReservedBits);
-    }
+fn parse_first(first: u8, max: PayloadMax) -> Result<(OpCode, usize), Violation> {
     let opcode = OpCode::from(first & 0x0f);
+    let payload_max = match (first & RSV, opcode, max.compressed) {
+        (0, ..) => max.plain,
+        (RSV1, OpCode::Data(Data::Text | Data::Binary), Some(compressed)) => compressed,
+        _ => return Err(Violation::ReservedBits),
+    };
     match opcode {
         OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
             Err(Violation::ReservedOpcode)
         }
         OpCode::Control(_) if first & FIN == 0 => Err(Violation::FragmentedControl),
-        _ => Ok(opcode),
+        _ => Ok((opcode, payload_max)),
     }
 }
 
@@ -163,6 +186,12 @@ impl HeaderBytes {
         header
     }
 
+    /// The same with RSV1: the payload of this data message is compressed.
+    pub fn compressed(mut self) -> Self {
+        self.bytes[0] |= RSV1;
+        self
+    }
+
     /// The header as it goes on the wire.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -185,6 +214,23 @@ pub fn encode(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
     out.reserve(header.as_slice().len() + payload.len());
     out.extend_from_slice(header.as_slice());
     out.extend_from_slice(payload);
+}
+
+/// Appends a server's frame with a compressed data message to `out`.
+pub fn encode_compressed(kind: Data, payload: &[u8], out: &mut Vec<u8>) {
+    let header = HeaderBytes::new(OpCode::Data(kind), payload.len(), None).compressed();
+    out.reserve(header.as_slice().len() + payload.len());
+    out.extend_from_slice(header.as_slice());
+    out.extend_from_slice(payload);
+}
+
+/// The kind and the message of a final frame of a server, as [`encode`] made it; `None` if it is
+/// anything else.
+pub fn data_of(frame: &[u8]) -> Option<(Data, &[u8])> {
+    let header = parse_header(frame, Role::Client, PayloadMax::plain(usize::MAX)).ok()??;
+    let OpCode::Data(kind) = header.opcode else { return None };
+    let payload = &frame[header.header_len..];
+    (header.fin && payload.len() == header.payload_len).then_some((kind, payload))
 }
 
 /// Appends a client's frame to `out`: final, masked with `key`, which has to be unpredictable
@@ -213,7 +259,8 @@ mod tests {
     use super::*;
 
     const TEXT: OpCode = OpCode::Data(Data::Text);
-    const MAX: usize = 1 << 20;
+    const LEN_MAX: usize = 1 << 20;
+    const MAX: PayloadMax = PayloadMax::plain(LEN_MAX);
 
     #[test]
     fn headers_that_break_a_rule() {
@@ -257,7 +304,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_and_no_prefix_of_it_is() {
-        let lengths = [0, 1, 124, 125, 126, 127, 65_535, 65_536, MAX];
+        let lengths = [0, 1, 124, 125, 126, 127, 65_535, 65_536, LEN_MAX];
         for len in lengths {
             for mask in [None, Some([1, 2, 3, 4])] {
                 let role = if mask.is_some() { Role::Server } else { Role::Client };
@@ -265,8 +312,14 @@ mod tests {
                 let bytes = bytes.as_slice();
                 let header = parse_header(bytes, role, MAX).unwrap().unwrap();
                 let header_len = bytes.len();
-                let expected =
-                    FrameHeader { fin: true, opcode: TEXT, mask, payload_len: len, header_len };
+                let expected = FrameHeader {
+                    fin: true,
+                    opcode: TEXT,
+                    compressed: false,
+                    mask,
+                    payload_len: len,
+                    header_len,
+                };
                 assert_eq!(header, expected);
                 for cut in 0..header_len {
                     assert_eq!(parse_header(&bytes[..cut], role, MAX), Ok(None), "{len} at {cut}");
@@ -277,11 +330,48 @@ mod tests {
 
     #[test]
     fn the_limit_itself_is_allowed_and_does_not_concern_control_frames() {
+        let parse = |header: HeaderBytes, max| {
+            parse_header(header.as_slice(), Role::Client, PayloadMax::plain(max))
+        };
         let text = HeaderBytes::new(TEXT, 10, None);
-        assert!(parse_header(text.as_slice(), Role::Client, 10).is_ok());
-        assert_eq!(parse_header(text.as_slice(), Role::Client, 9), Err(Violation::MessageTooBig));
+        assert!(parse(text, 10).is_ok());
+        assert_eq!(parse(text, 9), Err(Violation::MessageTooBig));
         let ping = HeaderBytes::new(OpCode::Control(Control::Ping), 125, None);
-        assert!(parse_header(ping.as_slice(), Role::Client, 0).unwrap().is_some());
+        assert!(parse(ping, 0).unwrap().is_some());
+    }
+
+    #[test]
+    fn rsv1_may_begin_a_message_where_compression_was_negotiated_and_be_nowhere_else() {
+        let max = PayloadMax { plain: 10, compressed: Some(20) };
+        for first in 0..=u8::MAX {
+            let compressed = matches!(first & 0x7f, 0x41 | 0x42);
+            let reserved = first & 0x70 != 0 && !compressed;
+            let header = parse_header(&[first, 0], Role::Client, max);
+            assert_eq!(header == Err(Violation::ReservedBits), reserved, "{first:#04x}");
+            if compressed {
+                assert!(header.unwrap().unwrap().compressed);
+                assert!(parse_header(&[first, 20], Role::Client, max).is_ok());
+                let plain = parse_header(&[first, 0], Role::Client, PayloadMax::plain(20));
+                assert_eq!(plain, Err(Violation::ReservedBits));
+            }
+            let long = parse_header(&[first, 21], Role::Client, max);
+            assert!(!compressed || long == Err(Violation::MessageTooBig));
+        }
+    }
+
+    #[test]
+    fn the_message_in_a_frame_of_ours_is_found() {
+        let mut out = Vec::new();
+        encode(TEXT, b"Hello", &mut out);
+        assert_eq!(data_of(&out), Some((Data::Text, &b"Hello"[..])));
+        assert_eq!(data_of(&out[..6]), None);
+        out.clear();
+        encode(OpCode::Control(Control::Ping), b"Hello", &mut out);
+        assert_eq!(data_of(&out), None);
+        out.clear();
+        encode_compressed(Data::Text, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00], &mut out);
+        assert_eq!(out, [0xc1, 0x07, 0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00], "RFC 7692 7.2.3.1");
+        assert_eq!(data_of(&out), None);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use std::ops::Range;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::close_frame;
-use super::frame::{self, FrameHeader, Role};
+use super::deflate::{self, Inflater};
+use super::frame::{self, FrameHeader, PayloadMax, Role};
 use super::mask::apply_mask;
 use super::partial::{Finished, Partial, check_sequence};
 use super::violation::Violation;
@@ -41,8 +42,8 @@ pub enum Event<'a> {
 pub struct Rules {
     /// Which end of the connection we are.
     pub role: Role,
-    /// The most bytes a message may have over all its fragments; beyond, 1009. Empty fragments
-    /// count too: see [`EMPTY_FRAGMENT_CHARGE`](super::partial::EMPTY_FRAGMENT_CHARGE).
+    /// The most bytes a message may have over all its fragments, inflated if it is compressed;
+    /// beyond, 1009. Empty fragments count too: see [`EMPTY_FRAGMENT_CHARGE`](super::partial::EMPTY_FRAGMENT_CHARGE).
     pub max_message_bytes: usize,
 }
 
@@ -53,6 +54,8 @@ pub struct Incoming<'a> {
     position: usize,
     partial: &'a mut Option<Box<Partial>>,
     rules: Rules,
+    /// Present if compression was negotiated.
+    inflater: Option<&'a mut Inflater>,
     /// Keeps alive what the last event points to, when that is not the chunk.
     finished: Option<Finished>,
 }
@@ -61,6 +64,8 @@ pub struct Incoming<'a> {
 enum Ready {
     /// Whole in the chunk, unmasked.
     InInput(OpCode, Range<usize>),
+    /// The same, compressed.
+    CompressedInInput(Data, Range<usize>),
     /// Put together from pieces.
     Assembled(Finished),
 }
@@ -76,7 +81,14 @@ impl<'a> Incoming<'a> {
     /// unmasked in place. `partial` is what the last chunk left open; between two connections'
     /// lives it must be `None`.
     pub fn new(input: &'a mut [u8], partial: &'a mut Option<Box<Partial>>, rules: Rules) -> Self {
-        Self { input, position: 0, partial, rules, finished: None }
+        Self { input, position: 0, partial, rules, inflater: None, finished: None }
+    }
+
+    /// The same on a connection that has negotiated compression: messages may have RSV1, and
+    /// `inflater` reads them.
+    pub fn inflating(mut self, inflater: &'a mut Inflater) -> Self {
+        self.inflater = Some(inflater);
+        self
     }
 
     /// The next complete message or control frame; `None` when the chunk is used up, and after
@@ -160,7 +172,11 @@ impl<'a> Incoming<'a> {
                 apply_mask(&mut self.input[payload.clone()], key, 0);
             }
             self.position = payload.end;
-            return Ok(Step::Ready(Ready::InInput(header.opcode, payload)));
+            let ready = match header.opcode {
+                OpCode::Data(kind) if header.compressed => Ready::CompressedInInput(kind, payload),
+                opcode => Ready::InInput(opcode, payload),
+            };
+            return Ok(Step::Ready(ready));
         }
         self.partial.get_or_insert_default().open_frame(header, self.rules.max_message_bytes)?;
         Ok(Step::Again)
@@ -178,11 +194,14 @@ impl<'a> Incoming<'a> {
         Ok(finished.map_or(Step::Again, |finished| Step::Ready(Ready::Assembled(finished))))
     }
 
-    /// How much payload the message in progress may still get.
+    /// How much payload the message in progress, or the next one, may still get.
     #[inline]
-    fn payload_max(&self) -> usize {
-        let charged = self.partial.as_ref().map_or(0, |partial| partial.charged());
-        self.rules.max_message_bytes.saturating_sub(charged)
+    fn payload_max(&self) -> PayloadMax {
+        let max = self.rules.max_message_bytes;
+        PayloadMax {
+            plain: self.partial.as_ref().map_or(max, |partial| partial.remaining(max)),
+            compressed: self.inflater.as_ref().map(|_| deflate::longest_compressed(max)),
+        }
     }
 
     fn release_partial(&mut self) {
@@ -199,6 +218,10 @@ impl<'a> Incoming<'a> {
                 text.map(Event::Text).map_err(|_| Violation::InvalidUtf8)
             }
             Ready::InInput(OpCode::Data(_), range) => Ok(Event::Binary(&self.input[range])),
+            Ready::CompressedInInput(kind, range) => {
+                let max = self.rules.max_message_bytes;
+                inflate(self.inflater.as_deref_mut(), kind, &self.input[range], max)
+            }
             Ready::InInput(OpCode::Control(kind), range) => {
                 self.stop_after(kind);
                 show_control(kind, &self.input[range])
@@ -207,9 +230,13 @@ impl<'a> Incoming<'a> {
                 if let Finished::Control(kind, _) = finished {
                     self.stop_after(kind);
                 }
+                let max = self.rules.max_message_bytes;
                 match self.finished.insert(finished) {
                     Finished::Text(text) => Ok(Event::Text(text)),
                     Finished::Binary(bytes) => Ok(Event::Binary(bytes)),
+                    Finished::Compressed(kind, bytes) => {
+                        inflate(self.inflater.as_deref_mut(), *kind, bytes, max)
+                    }
                     Finished::Control(kind, payload) => show_control(*kind, payload),
                 }
             }
@@ -222,6 +249,23 @@ impl<'a> Incoming<'a> {
             self.position = self.input.len();
             *self.partial = None;
         }
+    }
+}
+
+fn inflate<'m>(
+    inflater: Option<&'m mut Inflater>,
+    kind: Data,
+    payload: &[u8],
+    max: usize,
+) -> Result<Event<'m>, Violation> {
+    // Without one no header with RSV1 was let pass.
+    let message = inflater.ok_or(Violation::ReservedBits)?.inflate(payload, max)?;
+    match kind {
+        Data::Text => {
+            let text = simdutf8::basic::from_utf8(message);
+            text.map(Event::Text).map_err(|_| Violation::InvalidUtf8)
+        }
+        _ => Ok(Event::Binary(message)),
     }
 }
 

@@ -5,10 +5,11 @@
 //! [`close_frame`] write what is sent, [`violation::Violation`] says what a peer did wrong and
 //! with which code the connection has to be closed.
 //!
-//! Not here: when to answer a ping, what follows a Close, deadlines (`connection`), and
-//! extensions: a reserved bit is an error until one is negotiated (section 5.2).
+//! Not here: when to answer a ping, what follows a Close, and deadlines (`connection`). The only
+//! extension is permessage-deflate ([`deflate`]).
 
 pub mod close_frame;
+pub mod deflate;
 pub mod frame;
 pub mod mask;
 pub mod message;

@@ -7,6 +7,7 @@
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use super::deflate;
 use super::frame::{FrameHeader, HEADER_MAX};
 use super::mask::apply_mask;
 use super::utf8::Unfinished;
@@ -57,8 +58,14 @@ struct Message {
 /// The payload so far.
 #[derive(Debug)]
 enum Body {
-    Text { text: String, open: Unfinished },
+    Text {
+        text: String,
+        open: Unfinished,
+    },
     Binary(Vec<u8>),
+    /// Gathered as it came: inflating it needs no state between two of its pieces then, and what
+    /// is held is what was sent.
+    Compressed(Data, Vec<u8>),
 }
 
 /// What became complete out of pieces.
@@ -66,6 +73,7 @@ enum Body {
 pub(super) enum Finished {
     Text(String),
     Binary(Vec<u8>),
+    Compressed(Data, Vec<u8>),
     Control(Control, Vec<u8>),
 }
 
@@ -85,7 +93,9 @@ impl Partial {
         let body = match &self.message {
             None => 0,
             Some(Message { body: Body::Text { text, .. }, .. }) => text.capacity(),
-            Some(Message { body: Body::Binary(bytes), .. }) => bytes.capacity(),
+            Some(Message { body: Body::Binary(bytes) | Body::Compressed(_, bytes), .. }) => {
+                bytes.capacity()
+            }
         };
         size_of::<Self>() + body + self.control.capacity()
     }
@@ -117,9 +127,20 @@ impl Partial {
         self.header_len = 0;
     }
 
-    /// How much of the message limit is used up.
-    pub(super) fn charged(&self) -> usize {
-        self.message.as_ref().map_or(0, |message| message.charged)
+    /// How much payload the message in progress may still get, or the next one if there is none,
+    /// where a plain message may have `max` bytes.
+    pub(super) fn remaining(&self, max: usize) -> usize {
+        let charged = self.message.as_ref().map_or(0, |message| message.charged);
+        self.limit(max).saturating_sub(charged)
+    }
+
+    /// What the whole payload of the message in progress may have, if there is one, where a plain
+    /// message may have `max` bytes.
+    pub(super) fn limit(&self, max: usize) -> usize {
+        match &self.message {
+            Some(Message { body: Body::Compressed(..), .. }) => deflate::longest_compressed(max),
+            _ => max,
+        }
     }
 
     /// Begins the frame of `header`, which fits the message in progress (see
@@ -128,12 +149,13 @@ impl Partial {
     /// # Errors
     /// The charge for an empty fragment exceeds `max` (1009).
     pub(super) fn open_frame(&mut self, header: &FrameHeader, max: usize) -> Result<(), Violation> {
-        let &FrameHeader { fin, opcode, mask, payload_len, .. } = header;
+        let &FrameHeader { fin, opcode, compressed, mask, payload_len, .. } = header;
         if let OpCode::Data(kind) = opcode {
-            let message = self.message.get_or_insert_with(|| Message::new(kind));
+            let message = self.message.get_or_insert_with(|| Message::new(kind, compressed));
             let empty = payload_len == 0 && !fin;
             message.charged += if empty { EMPTY_FRAGMENT_CHARGE } else { payload_len };
-            if message.charged > max {
+            let charged = message.charged;
+            if charged > self.limit(max) {
                 return Err(Violation::MessageTooBig);
             }
         }
@@ -152,6 +174,7 @@ impl Partial {
         input: &mut [u8],
         max: usize,
     ) -> Result<(usize, Option<Finished>), Violation> {
+        let limit = self.limit(max);
         let Some(frame) = &mut self.frame else { return Ok((0, None)) };
         let taken = input.len().min(frame.remaining);
         let piece = &mut input[..taken];
@@ -162,7 +185,7 @@ impl Partial {
         frame.remaining -= taken;
         match (frame.opcode, &mut self.message) {
             (OpCode::Control(_), _) => self.control.extend_from_slice(piece),
-            (OpCode::Data(_), Some(message)) => message.append(piece, max)?,
+            (OpCode::Data(_), Some(message)) => message.append(piece, limit)?,
             (OpCode::Data(_), None) => debug_assert!(false, "a data frame opens its message"),
         }
         if frame.remaining > 0 {
@@ -195,8 +218,9 @@ pub(super) fn check_sequence(opcode: OpCode, mid_message: bool) -> Result<(), Vi
 }
 
 impl Message {
-    fn new(kind: Data) -> Self {
+    fn new(kind: Data, compressed: bool) -> Self {
         let body = match kind {
+            _ if compressed => Body::Compressed(kind, Vec::new()),
             Data::Text => Body::Text { text: String::new(), open: Unfinished::default() },
             _ => Body::Binary(Vec::new()),
         };
@@ -210,7 +234,7 @@ impl Message {
                 text.reserve_exact(growth(text.len(), text.capacity(), piece.len() + 3, max));
                 open.push(piece, text).map_err(|_| Violation::InvalidUtf8)
             }
-            Body::Binary(bytes) => {
+            Body::Binary(bytes) | Body::Compressed(_, bytes) => {
                 bytes.reserve_exact(growth(bytes.len(), bytes.capacity(), piece.len(), max));
                 bytes.extend_from_slice(piece);
                 Ok(())
@@ -223,6 +247,7 @@ impl Message {
             Body::Text { text, open } if open.is_empty() => Ok(Finished::Text(text)),
             Body::Text { .. } => Err(Violation::InvalidUtf8),
             Body::Binary(bytes) => Ok(Finished::Binary(bytes)),
+            Body::Compressed(kind, bytes) => Ok(Finished::Compressed(kind, bytes)),
         }
     }
 }
@@ -264,6 +289,7 @@ mod tests {
         let header = FrameHeader {
             fin: true,
             opcode: OpCode::Control(Control::Ping),
+            compressed: false,
             mask: None,
             payload_len: 3,
             header_len: 2,

@@ -9,7 +9,8 @@ use tungstenite::protocol::frame::coding::CloseCode;
 /// 7.1.7, "Fail the WebSocket Connection").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Violation {
-    /// RSV1, RSV2 or RSV3 set though no extension was negotiated (5.2).
+    /// RSV2 or RSV3 set; or RSV1 where no compression was negotiated, or on a frame that does not
+    /// begin a data message (5.2; RFC 7692 6.1).
     ReservedBits,
     /// An opcode that RFC 6455 reserves (5.2).
     ReservedOpcode,
@@ -33,6 +34,8 @@ pub enum Violation {
     MessageTooBig,
     /// Text that is not UTF-8 (8.1).
     InvalidUtf8,
+    /// A compressed message that is not DEFLATE (RFC 7692 7.2.2).
+    InvalidDeflate,
     /// A Close frame with a payload of one byte (5.5.1).
     CloseLength,
     /// A close code that must not be sent (7.4).
@@ -42,12 +45,12 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// The code for the Close frame: 1009 for size, 1007 for text, 1002 for everything else
+    /// The code for the Close frame: 1009 for size, 1007 for what does not decode, 1002 for everything else
     /// (section 7.4.1).
     pub fn close_code(self) -> CloseCode {
         match self {
             Self::MessageTooBig => CloseCode::Size,
-            Self::InvalidUtf8 | Self::CloseReasonUtf8 => CloseCode::Invalid,
+            Self::InvalidUtf8 | Self::InvalidDeflate | Self::CloseReasonUtf8 => CloseCode::Invalid,
             _ => CloseCode::Protocol,
         }
     }
@@ -56,7 +59,7 @@ impl Violation {
     /// peer, never containing what the peer sent.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::ReservedBits => "reserved bit set without an extension",
+            Self::ReservedBits => "reserved bit set where no extension allows it",
             Self::ReservedOpcode => "reserved opcode",
             Self::FragmentedControl => "fragmented control frame",
             Self::LongControl => "control frame longer than 125 bytes",
@@ -68,6 +71,7 @@ impl Violation {
             Self::MessageInProgress => "new message before the last one ended",
             Self::MessageTooBig => "message too big",
             Self::InvalidUtf8 => "text is not UTF-8",
+            Self::InvalidDeflate => "compressed message is not DEFLATE",
             Self::CloseLength => "close payload of one byte",
             Self::CloseCode => "close code not allowed",
             Self::CloseReasonUtf8 => "close reason is not UTF-8",
@@ -92,6 +96,7 @@ mod tests {
         assert_eq!(u16::from(Violation::MessageTooBig.close_code()), 1009);
         assert_eq!(u16::from(Violation::InvalidUtf8.close_code()), 1007);
         assert_eq!(u16::from(Violation::CloseReasonUtf8.close_code()), 1007);
+        assert_eq!(u16::from(Violation::InvalidDeflate.close_code()), 1007);
         assert_eq!(u16::from(Violation::CloseCode.close_code()), 1002);
         assert_eq!(u16::from(Violation::LengthTopBit.close_code()), 1002);
     }

@@ -14,6 +14,9 @@ pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
 
+/// RSV1, as it is combined with an opcode: the message is compressed.
+pub(crate) const COMPRESSED: u8 = 0x40;
+
 /// FIN, as it is combined with an opcode.
 pub(crate) const FIN: u8 = 0x80;
 
@@ -32,6 +35,15 @@ pub(crate) fn upgrade_request(path: &str) -> Vec<u8> {
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     .into_bytes()
+}
+
+/// The same with these header lines more.
+pub(crate) fn upgrade_request_with(path: &str, headers: &[&str]) -> Vec<u8> {
+    let mut request = upgrade_request(path);
+    request.truncate(request.len() - 2);
+    headers.iter().for_each(|header| request.extend(format!("{header}\r\n").bytes()));
+    request.extend(b"\r\n");
+    request
 }
 
 /// A masked frame whose first byte is `first`: opcode, FIN, reserved bits.
@@ -103,11 +115,17 @@ impl Frame {
 /// What no server may send: a mask, reserved bits, a control frame that is long or fragmented,
 /// a length that is not in its shortest form.
 pub(crate) fn parse_server_frame(bytes: &[u8]) -> Result<Option<(Frame, usize)>, String> {
+    parse_frame(bytes, false)
+}
+
+/// The same; with `compression`, data frames may have RSV1.
+fn parse_frame(bytes: &[u8], compression: bool) -> Result<Option<(Frame, usize)>, String> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     if second & 0x80 != 0 {
         return Err("masked".to_owned());
     }
-    if first & 0x70 != 0 {
+    let compressed = compression && matches!(first & 0x7f, 0x41 | 0x42);
+    if first & 0x70 != 0 && !compressed {
         return Err(format!("reserved bits: {first:#04x}"));
     }
     let (len, start) = match second {
@@ -226,6 +244,7 @@ pub(crate) fn exchange_from(
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     received: Vec<u8>,
+    compression: bool,
 }
 
 /// What a client gets next.
@@ -305,7 +324,8 @@ impl Client {
         };
         if response.status == 101 {
             assert_eq!(response.header("sec-websocket-accept"), Some(accept));
-            return Ok(Ok(Self { stream, received: response.rest }));
+            let compression = response.header("sec-websocket-extensions").is_some();
+            return Ok(Ok(Self { stream, received: response.rest, compression }));
         }
         let (rest, _) = read_to_end(&mut stream)?;
         response.rest.extend(rest);
@@ -314,7 +334,7 @@ impl Client {
 
     /// A connection on which nothing has been said.
     pub(crate) fn silent(stream: TcpStream) -> Self {
-        Self { stream, received: Vec::new() }
+        Self { stream, received: Vec::new(), compression: false }
     }
 
     /// Writes bytes as they are.
@@ -342,7 +362,7 @@ impl Client {
     pub(crate) fn next_within(&mut self, bound: Duration) -> Option<Next> {
         self.stream.set_read_timeout(Some(bound)).expect("a timeout");
         loop {
-            match parse_server_frame(&self.received) {
+            match parse_frame(&self.received, self.compression) {
                 Ok(None) => {}
                 Ok(Some((frame, len))) => {
                     self.received.drain(..len);

@@ -120,7 +120,7 @@ mod tests {
 
     fn stream() -> (Vec<u8>, Vec<Said>) {
         let mut bytes = Vec::new();
-        response::switching_protocols(KEY, None, &mut bytes);
+        response::switching_protocols(KEY, None, None, &mut bytes);
         encode(OpCode::Data(Data::Text), b"hello", &mut bytes);
         encode(OpCode::Control(Control::Ping), b"are you there", &mut bytes);
         encode(OpCode::Data(Data::Binary), &[7; 70_000], &mut bytes);

@@ -87,7 +87,7 @@ impl Model {
             let head = String::from_utf8(half.got[..end].to_vec()).unwrap();
             let key = head.split("Sec-WebSocket-Key: ").nth(1).unwrap();
             let key = key.split("\r\n").next().unwrap();
-            response::switching_protocols(key, None, &mut half.stream);
+            response::switching_protocols(key, None, None, &mut half.stream);
             half.stream.extend_from_slice(frames);
             if closes {
                 close_frame::encode(1001, "bye", &mut half.stream);

@@ -208,7 +208,29 @@ fn messages(page: &mut Page<'_, '_>) -> Result<(), Error> {
         "Bytes queued for clients that the kernel has not taken yet",
         |shard| shard.queued_bytes.get(),
     )?;
-    page.total("tidegate_pings_sent", None, "Pings to silent clients", |shard| &shard.pings_sent)
+    page.total("tidegate_pings_sent", None, "Pings to silent clients", |shard| &shard.pings_sent)?;
+    compression(page)
+}
+
+fn compression(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    page.gauge(
+        "tidegate_compressing_connections",
+        None,
+        "Open connections that have negotiated permessage-deflate",
+        page.moment.sum(|shard| &shard.compressing),
+    )?;
+    page.total("tidegate_messages_inflated", None, "Compressed messages from clients", |shard| {
+        &shard.messages_inflated
+    })?;
+    page.total("tidegate_replies_compressed", None, "Compressions for one client", |shard| {
+        &shard.replies_compressed
+    })?;
+    page.counter_by_shard(
+        "tidegate_publications_compressed",
+        None,
+        "Compressions of a publication, each for all clients of the shard that negotiated it",
+        |shard| shard.publications_compressed.get(),
+    )
 }
 
 /// What is leased to the shards of the global budgets, and what passes between shards.

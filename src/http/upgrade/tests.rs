@@ -60,6 +60,7 @@ fn judge(bytes: &[u8], ends: impl Iterator<Item = usize>) -> Result<u16, Refusal
     let rules = UpgradeRules {
         allowed_origins: AllowedOrigins::new(&["https://ok.example", "https://*.sub.example"])
             .unwrap(),
+        ..UpgradeRules::default()
     };
     let mut scanner = HeadScanner::default();
     for end in ends {
@@ -464,4 +465,37 @@ proptest! {
         let _ = judge(&bytes, 0..=bytes.len());
         let _ = parse(&bytes, &UpgradeRules::default());
     }
+}
+
+#[test]
+fn the_first_of_the_clients_subprotocols_that_is_spoken_is_chosen() {
+    let rules = UpgradeRules {
+        subprotocols: vec!["chat.v1".to_owned(), "chat.v2".to_owned()],
+        ..UpgradeRules::default()
+    };
+    let chosen = |lines: &[&str], rules: &UpgradeRules| {
+        let head = plus(lines);
+        parse(&head, rules).unwrap().protocol(rules).map(str::to_owned)
+    };
+    let cases: [(&[&str], Option<&str>); 6] = [
+        (&[], None),
+        (&["Sec-WebSocket-Protocol: chat.v2, chat.v1"], Some("chat.v2")),
+        (&["Sec-WebSocket-Protocol: chat.v3", "Sec-WebSocket-Protocol: chat.v1"], Some("chat.v1")),
+        (&["Sec-WebSocket-Protocol: chat"], None),
+        (&["Sec-WebSocket-Protocol: Chat.v1"], None),
+        (&["Sec-WebSocket-Protocol: "], None),
+    ];
+    for (lines, expected) in cases {
+        assert_eq!(chosen(lines, &rules).as_deref(), expected, "{lines:?}");
+        assert_eq!(chosen(lines, &UpgradeRules::default()), None);
+    }
+}
+
+#[test]
+fn compression_is_agreed_on_only_where_it_is_on() {
+    let head = plus(&["Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"]);
+    let on = UpgradeRules { compression: true, ..UpgradeRules::default() };
+    let off = UpgradeRules::default();
+    assert!(parse(&head, &on).unwrap().compression(&on).is_some());
+    assert!(parse(&head, &off).unwrap().compression(&off).is_none());
 }

@@ -35,10 +35,18 @@ type Outcome = (Vec<Owned>, Result<Option<Box<Partial>>, Violation>);
 
 /// What a connection sees that gets these chunks, up to the first violation or Close.
 fn read(chunks: &[&[u8]], rules: Rules) -> Outcome {
+    read_with(chunks, rules, None)
+}
+
+/// The same of a connection that has negotiated compression, if there is an inflater.
+fn read_with(chunks: &[&[u8]], rules: Rules, mut inflater: Option<&mut Inflater>) -> Outcome {
     let (mut partial, mut events) = (None, Vec::new());
     for chunk in chunks {
         let mut chunk = chunk.to_vec();
         let mut incoming = Incoming::new(&mut chunk, &mut partial, rules);
+        if let Some(inflater) = inflater.as_deref_mut() {
+            incoming = incoming.inflating(inflater);
+        }
         loop {
             match incoming.next() {
                 Ok(Some(event)) => events.push(Owned::from(event)),
@@ -68,13 +76,23 @@ fn text(s: &str) -> Owned {
 /// Reads the bytes whole, byte by byte, and cut in two at every place; the outcome must be the
 /// same each time and is returned.
 fn read_every_way(bytes: &[u8], rules: Rules) -> (Vec<Owned>, Result<bool, Violation>) {
-    let comparable = |(events, end): Outcome| (events, end.map(|partial| partial.is_some()));
-    let whole = comparable(read(&[bytes], rules));
+    every_way(bytes, |chunks| read(chunks, rules))
+}
+
+fn every_way(
+    bytes: &[u8],
+    mut read: impl FnMut(&[&[u8]]) -> Outcome,
+) -> (Vec<Owned>, Result<bool, Violation>) {
+    let mut read = |chunks: &[&[u8]]| {
+        let (events, end) = read(chunks);
+        (events, end.map(|partial| partial.is_some()))
+    };
+    let whole = read(&[bytes]);
     let single: Vec<&[u8]> = bytes.chunks(1).collect();
-    assert_eq!(comparable(read(&single, rules)), whole, "byte by byte");
+    assert_eq!(read(&single), whole, "byte by byte");
     for cut in 0..=bytes.len() {
         let (a, b) = bytes.split_at(cut);
-        assert_eq!(comparable(read(&[a, b], rules)), whole, "cut at {cut}");
+        assert_eq!(read(&[a, b]), whole, "cut at {cut}");
     }
     whole
 }
@@ -258,10 +276,95 @@ fn a_client_reads_what_a_server_writes() {
     assert_eq!(end, Ok(false));
 }
 
+/// "Hello" compressed (RFC 7692 7.2.3.1).
+const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+
+#[test]
+fn compressed_streams() {
+    use Violation as V;
+    let small = Rules { max_message_bytes: 10, ..RULES };
+    let hello = || raw(0xc1, &HELLO);
+    type Row = (&'static str, Vec<Vec<u8>>, Vec<Owned>, Option<Violation>);
+    let cases: [Row; 16] = [
+        ("one frame", vec![hello()], vec![text("Hello")], None),
+        ("twice", vec![hello(), hello()], vec![text("Hello"), text("Hello")], None),
+        ("binary", vec![raw(0xc2, &HELLO)], vec![Owned::Binary(b"Hello".to_vec())], None),
+        (
+            "fragments, and a ping between them",
+            vec![raw(0x41, &HELLO[..3]), raw(0x89, b"p"), raw(0x00, b""), raw(0x80, &HELLO[3..])],
+            vec![Owned::Ping(b"p".to_vec()), text("Hello")],
+            None,
+        ),
+        ("not compressed", vec![raw(0x81, b"hi"), hello()], vec![text("hi"), text("Hello")], None),
+        ("empty", vec![raw(0xc1, &[0])], vec![text("")], None),
+        ("without payload", vec![raw(0xc2, b"")], vec![Owned::Binary(vec![])], None),
+        (
+            "rsv1 on a continuation",
+            vec![raw(0x41, b""), raw(0xc0, b"")],
+            vec![],
+            Some(V::ReservedBits),
+        ),
+        ("rsv1 on a ping", vec![raw(0xc9, b"")], vec![], Some(V::ReservedBits)),
+        ("rsv1 on a close", vec![raw(0xc8, b"")], vec![], Some(V::ReservedBits)),
+        ("rsv1 and rsv2", vec![raw(0xe1, &HELLO)], vec![], Some(V::ReservedBits)),
+        (
+            "no deflate",
+            vec![hello(), raw(0xc1, b"Hello")],
+            vec![text("Hello")],
+            Some(V::InvalidDeflate),
+        ),
+        (
+            "stored bytes that are not UTF-8",
+            vec![raw(0xc1, b"\x00\x01\x00\xfe\xff\xff\x00")],
+            vec![],
+            Some(V::InvalidUtf8),
+        ),
+        (
+            "eleven bytes of ten",
+            vec![
+                raw(0xc2, &[0x4a, 0x4c, 0x84, 0x02, 0x00]),
+                raw(0xc2, &[&[0, 11, 0, 0xf4, 0xff][..], &[7; 11], &[0]].concat()),
+            ],
+            vec![Owned::Binary(b"aaaaaaaaa".to_vec())],
+            Some(V::MessageTooBig),
+        ),
+        ("far too long for ten bytes", vec![raw(0xc2, &[0; 76])], vec![], Some(V::MessageTooBig)),
+        (
+            "far too long in sum",
+            vec![raw(0x42, &[0; 70]), raw(0x80, &[0; 6])],
+            vec![],
+            Some(V::MessageTooBig),
+        ),
+    ];
+    let mut inflater = Inflater::default();
+    for (name, frames, expected, violation) in cases {
+        let (events, end) =
+            every_way(&frames.concat(), |chunks| read_with(chunks, small, Some(&mut inflater)));
+        assert_eq!(events, expected, "{name}");
+        assert_eq!(end, violation.map_or(Ok(false), Err), "{name}");
+    }
+}
+
+#[test]
+fn what_is_held_of_a_compressed_message_is_what_was_sent() {
+    let zeros = vec![0; MAX];
+    let mut compressor = deflate::Compressor::default();
+    let payload = compressor.compress(&zeros, deflate::Window::FULL).unwrap().to_vec();
+    let mut inflater = Inflater::default();
+    let (events, end) = read_with(&[&raw(0x42, &payload)], RULES, Some(&mut inflater));
+    let held = end.unwrap().unwrap().held_bytes();
+    assert!(events.is_empty() && held <= payload.len() + size_of::<Partial>(), "{held}");
+    let rest = [raw(0x42, &payload), raw(0x80, b"")].concat();
+    let (events, _) = read_with(&[&rest], RULES, Some(&mut inflater));
+    assert_eq!(events, [Owned::Binary(zeros)]);
+}
+
 /// A message cut into fragments, with control frames between them.
 #[derive(Debug, Clone)]
 struct Sent {
     binary: bool,
+    /// The fragments are those of its compressed form.
+    compressed: bool,
     fragments: Vec<Vec<u8>>,
     pings: Vec<Vec<u8>>,
 }
@@ -270,7 +373,8 @@ impl Sent {
     fn encode(&self, out: &mut Vec<u8>) {
         let last = self.fragments.len() - 1;
         for (i, fragment) in self.fragments.iter().enumerate() {
-            let opcode = if i > 0 { 0 } else { 1 + u8::from(self.binary) };
+            let first = 1 + u8::from(self.binary) + if self.compressed { 0x40 } else { 0 };
+            let opcode = if i > 0 { 0 } else { first };
             out.extend(raw(opcode | if i == last { 0x80 } else { 0 }, fragment));
             if let Some(ping) = self.pings.get(i) {
                 out.extend(raw(0x89 + u8::from(ping.len() % 2 == 1), ping));
@@ -292,7 +396,19 @@ fn sent() -> impl Strategy<Value = Sent> {
         cuts.extend([0, bytes.len()]);
         cuts.sort_unstable();
         let fragments = cuts.windows(2).map(|w| bytes[w[0]..w[1]].to_vec()).collect();
-        Sent { binary, fragments, pings }
+        Sent { binary, compressed: false, fragments, pings }
+    })
+}
+
+/// The same, compressed where that makes it shorter.
+fn sent_compressed() -> impl Strategy<Value = Sent> {
+    sent().prop_map(|sent| {
+        let whole = sent.fragments.concat().repeat(2);
+        let mut compressor = deflate::Compressor::default();
+        let Some(payload) = compressor.compress(&whole, deflate::Window::FULL) else { return sent };
+        let len = payload.len().div_ceil(sent.fragments.len());
+        let fragments = payload.chunks(len).map(<[u8]>::to_vec).collect();
+        Sent { compressed: true, fragments, ..sent }
     })
 }
 
@@ -357,7 +473,7 @@ proptest! {
 
     #[test]
     fn any_bytes_split_in_any_way_give_the_same(
-        messages in prop::collection::vec(sent(), 0..4),
+        messages in prop::collection::vec(prop_oneof![sent(), sent_compressed()], 0..4),
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         max_message_bytes in prop_oneof![Just(MAX), 0usize..300],
@@ -371,10 +487,14 @@ proptest! {
             }
         }
         let rules = Rules { max_message_bytes, ..RULES };
-        let (events, end) = read(&[&bytes], rules);
-        let (split_events, split_end) = read(&split(&bytes, &cuts), rules);
-        prop_assert_eq!(events, split_events);
-        prop_assert_eq!(end.map(|partial| partial.is_some()), split_end.map(|p| p.is_some()));
+        for compresses in [false, true] {
+            let (mut one, mut other) = (Inflater::default(), Inflater::default());
+            let (events, end) = read_with(&[&bytes], rules, compresses.then_some(&mut one));
+            let (split_events, split_end) =
+                read_with(&split(&bytes, &cuts), rules, compresses.then_some(&mut other));
+            prop_assert_eq!(events, split_events);
+            prop_assert_eq!(end.map(|partial| partial.is_some()), split_end.map(|p| p.is_some()));
+        }
     }
 
     #[test]
