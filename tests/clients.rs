@@ -1,6 +1,8 @@
 //! Clients that nobody here wrote get along with the server: PyPI's `websockets`, npm's `ws`, and
 //! a real browser. Text, binary and fragmented messages, 16 MiB of them, pings both ways, a clean
-//! close, and on SIGTERM the notice, the goodbye and 1001.
+//! close, and on SIGTERM the notice, the goodbye and 1001. All of it with and without compression,
+//! which all of them offer; tungstenite, which does not know it, is what the unit tests compare
+//! frames with.
 //!
 //! The clients are installed under target/ by `scripts/test --prepare`, which runs by itself if
 //! they are not there; without them these tests fail.
@@ -11,6 +13,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -121,23 +124,43 @@ fn url(server: &Server) -> String {
 fn websockets_from_pypi() {
     let python = installed("venv/bin/python");
     let _alone = support::alone();
-    let server = server(&[]);
+    for compression in [true, false] {
+        websockets_from_pypi_with(&python, compression);
+    }
+}
+
+fn websockets_from_pypi_with(python: &Path, compression: bool) {
+    let server = server(&[&format!("server.compression={compression}")]);
     let mut command = Command::new(python);
     command.arg(repository("tests/clients/websockets_client.py"));
     command.args([&url(&server), SILENT_SECONDS]);
     let visitor = Visitor::start(command);
     visitor.steps(&["short", "fragmented", "long", "ping_answered", "stayed"]);
     assert_eq!(visitor.step("closed")["code"], 1000);
+    check_compression(&server, compression);
     check_drain(server, &visitor);
+}
+
+/// Whether the client's messages came compressed.
+#[track_caller]
+fn check_compression(server: &Server, expected: bool) {
+    let inflated = support::figures::metric(server, "tidegate_messages_inflated_total");
+    assert_eq!(inflated > 0, expected, "{inflated} messages were compressed");
 }
 
 /// S1.56, S2.3, S2.15, S3.22.
 #[test]
 fn ws_from_npm() {
-    let mut command = node("tests/clients/ws_client.cjs");
     let _alone = support::alone();
-    let server = server(&[]);
+    for compression in [true, false] {
+        ws_from_npm_with(compression);
+    }
+}
+
+fn ws_from_npm_with(compression: bool) {
+    let server = server(&[&format!("server.compression={compression}")]);
     let visitor = Visitor::start({
+        let mut command = node("tests/clients/ws_client.cjs");
         command.args([&url(&server), SILENT_SECONDS]);
         command
     });
@@ -145,27 +168,49 @@ fn ws_from_npm() {
     let pings = visitor.step("stayed")["pings"].as_u64();
     assert!(pings >= Some(3), "{pings:?} pings in all that silence");
     assert_eq!(visitor.step("closed")["code"], 1000);
+    check_compression(&server, compression);
     check_drain(server, &visitor);
 }
 
 /// S1.56, S2.3, S2.15, S3.22.
 #[test]
 fn a_real_browser() {
-    let mut command = node("tests/clients/browser.cjs");
     let _alone = support::alone();
     let pages = serve_pages();
+    for compression in [true, false] {
+        a_real_browser_with(pages, compression);
+    }
+}
+
+fn a_real_browser_with(pages: SocketAddr, compression: bool) {
     let origin = format!("http://{pages}");
     // The same page by another name is another origin.
     let other = format!("http://localhost:{}/", pages.port());
-    let server = server(&[&format!("server.allowed_origins={origin}")]);
-    command.args([&url(&server), SILENT_SECONDS, &format!("{origin}/"), &other]);
+    let server = server(&[
+        &format!("server.allowed_origins={origin}"),
+        &format!("server.compression={compression}"),
+    ]);
+    let full = Server::start(&["server.shards=1", "admission.max_global_connections=1"]);
+    let _only = support::wire::Client::connect(full.clients, "/echo");
+    let mut command = node("tests/clients/browser.cjs");
+    command.args([&url(&server), SILENT_SECONDS, &format!("{origin}/"), &other, &url(&full)]);
     let visitor = Visitor::start(command);
     assert_eq!(visitor.step("other_origin")["refused"], true);
     visitor.steps(&["short", "long", "stayed"]);
     let closed = visitor.step("closed");
     assert_eq!((&closed["code"], &closed["wasClean"]), (&1000.into(), &true.into()));
+    let too_big = visitor.step("too_big");
+    assert_eq!((&too_big["code"], &too_big["reason"]), (&1009.into(), &"message too big".into()));
+    let extensions = too_big["extensions"].as_str().unwrap();
+    assert_eq!(extensions.contains("permessage-deflate"), compression, "{extensions}");
+    let refused = visitor.step("full");
+    assert_eq!(refused["code"], 1013, "{refused}");
+    let reason: Value = serde_json::from_str(refused["reason"].as_str().unwrap()).unwrap();
+    assert!(reason.is_object(), "{refused}");
+    check_compression(&server, compression);
     let told = check_drain(server, &visitor);
     assert_eq!(told["wasClean"], true);
+    assert!(told["reason"].is_string(), "{told}");
 }
 
 /// Serves an empty page to whoever asks for anything.

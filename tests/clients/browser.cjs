@@ -1,11 +1,11 @@
 // A real browser: headless Chromium, driven through playwright-core, on a page of PAGE; what the
 // page's WebSocket saw of a server goes to standard output, one JSON object a line.
-// Usage: browser.cjs URL SILENT_SECONDS PAGE PAGE_OF_ANOTHER_ORIGIN
+// Usage: browser.cjs URL SILENT_SECONDS PAGE PAGE_OF_ANOTHER_ORIGIN URL_OF_A_FULL_SERVER
 'use strict';
 
 const { chromium } = require('playwright-core');
 
-const [url, silentSeconds, page, otherPage] = process.argv.slice(2);
+const [url, silentSeconds, page, otherPage, fullUrl] = process.argv.slice(2);
 
 // Nothing here may call home: the machine of a test has no network.
 const args = [
@@ -20,7 +20,7 @@ const args = [
 ];
 
 // Runs inside the page.
-async function visit([url, silentSeconds]) {
+async function visit([url, silentSeconds, fullUrl]) {
   const sixteenMib = 16 << 20;
   const event = (target, name) =>
     new Promise((resolve, reject) => {
@@ -63,6 +63,15 @@ async function visit([url, silentSeconds]) {
   const { code, wasClean } = await ended;
   report('closed', { code, wasClean });
 
+  const big = await open();
+  const refused = event(big, 'close');
+  big.send(new Uint8Array(sixteenMib + 1));
+  const tooBig = await refused;
+  report('too_big', { code: tooBig.code, reason: tooBig.reason, extensions: big.extensions });
+
+  const full = await event(new WebSocket(fullUrl), 'close');
+  report('full', { code: full.code, reason: full.reason });
+
   const last = await open();
   await echoed(last, 'one message');
   const texts = [];
@@ -70,7 +79,7 @@ async function visit([url, silentSeconds]) {
   const told = event(last, 'close');
   report('waiting');
   const close = await told;
-  report('told', { texts, code: close.code, wasClean: close.wasClean });
+  report('told', { texts, code: close.code, reason: close.reason, wasClean: close.wasClean });
 }
 
 // Runs inside a page from elsewhere.
@@ -92,7 +101,7 @@ async function main() {
     await tab.goto(otherPage);
     report('other_origin', { refused: await tab.evaluate(isRefused, url) });
     await tab.goto(page);
-    await tab.evaluate(visit, [url, Number(silentSeconds)]);
+    await tab.evaluate(visit, [url, Number(silentSeconds), fullUrl]);
   } finally {
     await browser.close();
   }
