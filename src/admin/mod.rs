@@ -57,6 +57,22 @@ mod write_deadline;
 
 pub use server::{AdminContext, AdminHandle, bind, start};
 
+/// The status that a request gets as far as that follows from the request alone: 200 for one that
+/// would be done. Nothing is done. For tests that try what can be sent.
+pub fn judge(
+    method: &str,
+    path: &str,
+    query: Option<&str>,
+    content_type: &[u8],
+    body: &[u8],
+) -> u16 {
+    let judged = route::find(method, path, true).and_then(|endpoint| {
+        parse::check_content_type(endpoint.method, Some(content_type), !body.is_empty())?;
+        parse::request(endpoint.route, query, body, 1)
+    });
+    judged.map_or_else(|error| error.kind.status(), |_| 200)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
