@@ -122,12 +122,13 @@ fn a_hook_that_hangs_is_killed_and_named_and_the_next_one_runs() {
     assert!(page.contains(&line("last:next", "done")), "{page}");
 }
 
-/// A second signal leaves hooks no more than a second.
+/// A second signal leaves hooks no more than a second, and its exit code is above theirs.
 #[test]
 fn a_forced_shutdown_does_not_wait_for_hooks() {
     let directory = tempfile::tempdir().unwrap();
     let report = directory.path().join("report.json");
     let hooks = json!([
+        shell("fails", "before", 20_000, "exit 1"),
         shell("slow", "before", 20_000, "sleep 600"),
         shell("slow", "last", 20_000, "sleep 600"),
     ]);
@@ -136,6 +137,8 @@ fn a_forced_shutdown_does_not_wait_for_hooks() {
     server.wait_for_log("Closing slow");
     server.signal(Signal::TERM);
     assert_eq!(server.wait_at_most(Duration::from_secs(4)).code(), Some(75));
-    let timed_out = |name: &str| (name.to_owned(), "timed_out".to_owned());
-    assert_eq!(hooks_of(&report), ["before:slow", "last:slow"].map(timed_out));
+    let named = |(name, result): (&str, &str)| (name.to_owned(), result.to_owned());
+    let expected =
+        [("before:fails", "failed"), ("before:slow", "timed_out"), ("last:slow", "timed_out")];
+    assert_eq!(hooks_of(&report), expected.map(named));
 }

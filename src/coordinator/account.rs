@@ -58,7 +58,7 @@ impl Coordinator {
             plan: shutdown.plan.clone(),
             stages: self.stages.shown(now),
             forced: shutdown.forced || cut > 0,
-            exit_code: stopped.then_some(shutdown.exit_code),
+            exit_code: stopped.then(|| self.resources.exit_code(shutdown.exit_code)),
         }
     }
 }

@@ -48,12 +48,6 @@ impl Coordinator {
         for closed in self.resources.look(&self.state.resources, look) {
             self.stages.note(closed);
         }
-        if self.resources.has_failed()
-            && let Some(shutdown) = &mut self.shutdown
-            && shutdown.exit_code == exit_code::DRAINED
-        {
-            shutdown.exit_code = exit_code::RESOURCE;
-        }
     }
 }
 
@@ -134,9 +128,13 @@ impl ResourceStage {
         self.is_over
     }
 
-    /// Whether something could not be closed, or not in time.
-    pub(super) const fn has_failed(&self) -> bool {
-        self.has_failed
+    /// The code with which a process ends that would end with this one: another one, if
+    /// something could not be closed, or not in time, and nothing worse has happened.
+    pub(super) const fn exit_code(&self, otherwise: u8) -> u8 {
+        if self.has_failed && otherwise == exit_code::DRAINED {
+            return exit_code::RESOURCE;
+        }
+        otherwise
     }
 }
 
@@ -203,7 +201,7 @@ mod tests {
             stage.is_over()
         });
         assert_eq!(names(&reports), ["before:first", "last:last"]);
-        assert!(!stage.has_failed());
+        assert_eq!(stage.exit_code(exit_code::DRAINED), exit_code::DRAINED);
     }
 
     #[test]

@@ -17,12 +17,21 @@ use crate::coordinator::stage::timestamp;
 pub(super) fn start(resources: Vec<Resource>, run: Arc<Run>) {
     let shared = Arc::clone(&run);
     let spawned = thread::Builder::new().name("tidegate-resources".to_owned()).spawn(move || {
-        close_all(resources, &shared);
-        shared.finish();
+        let finishing = Finishing(shared);
+        close_all(resources, &finishing.0);
     });
     if let Err(error) = spawned {
         warn!(%error, "resources cannot be closed: no thread");
         run.finish();
+    }
+}
+
+/// Says that nothing is being closed any more, also if the thread panics: nobody is to wait for it.
+struct Finishing(Arc<Run>);
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        self.0.finish();
     }
 }
 
