@@ -23,8 +23,8 @@ const CACHES: [&str; 12] = [
     "lsm_inode_cache",
 ];
 
-/// The kernel's memory for the server alone.
-pub(crate) const OWN_GROUP: &str = "kernel for the server (its cgroup)";
+/// The kernel's memory that is charged to the server, as a part.
+pub(crate) const OWN_GROUP: &str = "charged to its cgroup";
 
 /// Bytes by part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,8 @@ pub(crate) struct Memory {
     /// Anonymous memory of the server's process.
     pub(crate) server: Option<u64>,
     /// What the kernel keeps for the server, if its process is alone in a memory cgroup: then
-    /// other processes are not in it.
+    /// other processes are not in it. Inodes, files and requests are; the TCP socket is not, since
+    /// it is made when a packet comes, which is no process's doing.
     pub(crate) group: Option<u64>,
     /// Slab objects in use, by cache; empty where /proc/slabinfo may not be read.
     pub(crate) slabs: BTreeMap<String, u64>,
