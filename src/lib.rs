@@ -16,6 +16,7 @@ pub mod close_reason;
 pub mod config;
 pub mod connection;
 pub mod coordinator;
+pub mod doctor;
 pub mod exit_code;
 pub mod handler;
 pub mod http;

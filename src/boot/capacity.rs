@@ -28,6 +28,27 @@ pub(super) struct Capacity {
     by_memory: Option<u64>,
 }
 
+/// The table of direct descriptors of one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// As many as the kernel and the configuration allow, whatever RLIMIT_NOFILE is.
+    pub(crate) most: u32,
+    /// Its size.
+    pub(crate) files: u32,
+    /// Of these, no places for connections.
+    pub(crate) reserved: u32,
+}
+
+/// The table that a shard has under this RLIMIT_NOFILE, which counts per ring.
+pub(crate) fn table(config: &Config, nofile: u64) -> Table {
+    let most = match config.server.direct_descriptors {
+        0 => MAX_SLOTS,
+        most => most,
+    };
+    let files = u64::from(most).min(nofile) as u32;
+    Table { most, files, reserved: limits::RESERVED_FILES.min(files / 2) }
+}
+
 /// What keeps the number of connections from being higher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bound {
@@ -48,11 +69,7 @@ impl Capacity {
             0 => affinity::available_cores(),
             shards => shards,
         };
-        let most = match config.server.direct_descriptors {
-            0 => MAX_SLOTS,
-            most => most,
-        };
-        let files = u64::from(most).min(nofile) as u32;
+        let Table { most, files, reserved } = table(config, nofile);
         if files < limits::MIN_FILES {
             return Err(NotStarted::unavailable(format!(
                 "{} is {files}, and a shard needs at least {} descriptors. Fix: ulimit -n 1048576 \
@@ -65,7 +82,6 @@ impl Capacity {
                 limits::MIN_FILES
             )));
         }
-        let reserved = limits::RESERVED_FILES.min(files / 2);
         let configured = config.admission.max_global_connections;
         let by_memory = memory_bytes.map(|bytes| bytes / limits::BYTES_PER_CONNECTION);
         Ok(Self { shards, files, reserved, nofile, configured, by_memory })

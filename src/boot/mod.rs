@@ -4,7 +4,7 @@
 //! checked before anything is promised, listeners are bound before threads start so that a
 //! taken port is an error and not a half-started server.
 
-mod capacity;
+pub(crate) mod capacity;
 mod handle;
 mod logging;
 mod redis;
@@ -17,6 +17,7 @@ mod steering;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 
 use tracing::{error, info, warn};
@@ -25,6 +26,7 @@ pub use handle::{Handle, NotPublished, Unfinished};
 pub use server::Server;
 
 use crate::config::{Config, Sources};
+use crate::doctor::{self, Machine, Process, Question};
 use crate::exit_code;
 use crate::ring::probe;
 use crate::sys::kernel;
@@ -85,6 +87,17 @@ pub fn serve(config: Config, sources: Sources) -> ExitCode {
     }
     server.leave_attendants();
     ExitCode::from(code)
+}
+
+/// What this machine could be better at for as many connections as there can be, in one line.
+fn advise(config: &Config, capacity: &Capacity, memory_bytes: Option<u64>) {
+    // What cannot be asked is no reason not to start.
+    let Ok(process) = Process::ask(Ok(())) else { return };
+    let machine = Machine::with_memory(Path::new("/"), process, memory_bytes);
+    let question = Question { connections: capacity.connections(), config };
+    if let Some(line) = doctor::short(&doctor::examine(&machine, question)) {
+        info!("{line}");
+    }
 }
 
 fn cannot_listen(key: &str, address: SocketAddr, error: &io::Error) -> NotStarted {

@@ -12,7 +12,7 @@ use crossbeam_channel::{Sender, bounded};
 use super::capacity::Capacity;
 use super::handle::{Handle, Parts};
 use super::shard_thread::{Mailboxes, Shards};
-use super::{NotStarted, cannot_listen, redis, report_file, running, say_hello, steering};
+use super::{NotStarted, advise, cannot_listen, redis, report_file, running, say_hello, steering};
 use crate::admin::{self, AdminHandle};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
@@ -152,6 +152,7 @@ impl Server {
         let memory_bytes = reader.smallest_budget(self.config.admission.max_memory_bytes);
         let capacity = Capacity::new(&self.config, files.soft, memory_bytes)?;
         capacity.log(&self.config);
+        advise(&self.config, &capacity, memory_bytes);
         let config = Arc::new(self.config);
         let metrics: Vec<Arc<ShardMetrics>> =
             (0..capacity.shards).map(|_| Arc::default()).collect();

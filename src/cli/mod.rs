@@ -4,6 +4,7 @@
 //! their values obey the same rules and are reported together with everything else.
 
 mod configuration;
+mod doctor;
 mod healthcheck;
 mod options;
 
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 use tidegate::config::{Config, ConfigErrors, Sources};
 use tidegate::exit_code;
 
+use doctor::DoctorOptions;
 use options::ServerOptions;
 
 #[derive(Debug, Parser)]
@@ -27,6 +29,7 @@ use options::ServerOptions;
   tidegate serve
   tidegate serve --config /etc/tidegate.toml --listen 0.0.0.0:443
   TIDEGATE_ADMISSION__MAX_GLOBAL_CONNECTIONS=500000 tidegate serve
+  tidegate doctor --connections 1000000
   tidegate config > tidegate.toml
   tidegate config check tidegate.toml
 
@@ -48,6 +51,15 @@ enum Command {
         #[command(subcommand)]
         command: Option<ConfigCommand>,
     },
+    /// Say what this machine holds, which limit binds first, and the commands that change it
+    #[command(after_help = "Exit codes: 0 so many connections can be held, 1 they cannot, 69 the \
+server would not start.
+
+Examples:
+  tidegate doctor --connections 1000000
+  tidegate doctor --connections 10000000 --shards 510 --json
+  tidegate doctor --connections 1000000 --sysctl > /etc/sysctl.d/90-tidegate.conf")]
+    Doctor(Box<DoctorOptions>),
     /// Ask a running server whether it is alive: exit 0 if it is, 1 if not
     #[command(after_help = "Example, in a Dockerfile:
   HEALTHCHECK --interval=30s --timeout=5s CMD [\"tidegate\", \"healthcheck\"]")]
@@ -100,6 +112,7 @@ pub(crate) fn run(serve: impl FnOnce(Config, Sources) -> ExitCode) -> ExitCode {
             ConfigCommand::Check { file } => configuration::check(file),
             ConfigCommand::Show { options, json } => configuration::show(options, json),
         },
+        Command::Doctor(options) => doctor::run(*options),
         Command::Healthcheck { admin, config } => healthcheck::run(admin, config),
     }
 }

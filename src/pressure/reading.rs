@@ -46,7 +46,8 @@ impl Reader {
         Self::below(Path::new("/proc"), page_bytes)
     }
 
-    fn below(proc: &Path, page_bytes: u64) -> Self {
+    /// For a machine whose `/proc` is somewhere else, as in tests.
+    pub fn below(proc: &Path, page_bytes: u64) -> Self {
         let proc = proc.to_owned();
         let mut reader = Self { cgroups: None, proc, page_bytes, logged: HashSet::new() };
         let cgroup = reader.read(&reader.proc.join("self/cgroup"), |text| Some(text.to_owned()));
