@@ -28,6 +28,7 @@ pub mod redis;
 pub mod resources;
 pub mod ring;
 pub mod shard;
+pub mod supervisor;
 pub mod sys;
 pub mod websocket;
 

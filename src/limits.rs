@@ -262,6 +262,14 @@ pub const HOOK_LAST_WORDS_BYTES: usize = 1_024;
 /// The longest name of a cluster or a node in characters.
 pub const REDIS_NAME_CHARS: usize = 128;
 
+/// How much longer than `shutdown.deadline_ms` the service manager is asked to wait for the end, in
+/// milliseconds: the last words and the end of the process on a machine that is busy.
+pub const STOP_MARGIN_MS: u64 = 10_000;
+
+/// How often the threads are looked at for the service manager's watchdog at most, in milliseconds:
+/// shards come round every tick.
+pub const WATCHDOG_LOOK_MIN_MS: u64 = 50;
+
 const _: () = {
     assert!(BYTES_PER_CONNECTION >= KERNEL_BYTES_PER_CONNECTION + 97);
     assert!(SUBMISSIONS <= 32_768 && COMPLETIONS <= 65_536, "limits of the kernel");

@@ -29,6 +29,7 @@ use crate::config::{Config, Sources};
 use crate::doctor::{self, Machine, Process, Question};
 use crate::exit_code;
 use crate::ring::probe;
+use crate::supervisor::Supervisor;
 use crate::sys::kernel;
 
 use capacity::Capacity;
@@ -72,7 +73,11 @@ pub fn serve(config: Config, sources: Sources) -> ExitCode {
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let server = match Server::new(config).reloads_from(sources).catches_signals().start() {
+    let server = Server::new(config)
+        .reloads_from(sources)
+        .catches_signals()
+        .supervised_by(Supervisor::from_environment());
+    let server = match server.start() {
         Ok(server) => server,
         Err(NotStarted { message, exit_code }) => {
             error!("{message}");

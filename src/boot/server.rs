@@ -30,6 +30,7 @@ use crate::pressure::reading::Reader;
 use crate::pressure::sampler;
 use crate::resources::Resource;
 use crate::ring::probe;
+use crate::supervisor::{self, Supervisor};
 use crate::sys::{kernel, listener, rlimit};
 
 /// How long a server that could not start whole may take to end what it had started.
@@ -74,6 +75,7 @@ pub struct Server {
     routes: Routes,
     resources: Vec<Resource>,
     catches_signals: bool,
+    supervisor: Supervisor,
 }
 
 impl fmt::Debug for Server {
@@ -90,7 +92,14 @@ impl Server {
     /// A server with this configuration, which serves `/ws`, and `/echo` if `server.echo` is set.
     pub fn new(config: Config) -> Self {
         let routes = Routes::new(config.server.echo);
-        Self { config, sources: None, routes, resources: Vec::new(), catches_signals: false }
+        Self {
+            config,
+            sources: None,
+            routes,
+            resources: Vec::new(),
+            catches_signals: false,
+            supervisor: Supervisor::default(),
+        }
     }
 
     /// Serves `path`, which begins with a slash and is compared as it is written. `make` is called
@@ -128,6 +137,14 @@ impl Server {
         self
     }
 
+    /// Tells a service manager when the server is ready, stops, and is alive. Without this nobody is
+    /// told: whether the program is ready is for the program to say.
+    #[must_use]
+    pub fn supervised_by(mut self, supervisor: Supervisor) -> Self {
+        self.supervisor = supervisor;
+        self
+    }
+
     /// Starts the server; it serves when this returns.
     ///
     /// # Errors
@@ -156,7 +173,8 @@ impl Server {
         let config = Arc::new(self.config);
         let metrics: Vec<Arc<ShardMetrics>> =
             (0..capacity.shards).map(|_| Arc::default()).collect();
-        let state = Arc::new(ServerState::new(Arc::clone(&config), Clock::start(), metrics));
+        let state = ServerState::new(Arc::clone(&config), Clock::start(), metrics);
+        let state = Arc::new(state.supervised_by(self.supervisor));
         register(&state, &config, self.resources)?;
         Starting { config, sources: self.sources, state, capacity, reader, caught }
             .start(Arc::new(self.routes))
@@ -261,6 +279,8 @@ impl Starting {
                 Limits::inherited(sources, seats, &state.config().admission, &postboxes, commands)
             }
         };
+        supervisor::watch(Arc::clone(&state))
+            .map_err(|error| NotStarted::unavailable(format!("watchdog thread: {error}")))?;
         coordinator.open();
         say_hello(&config, &capacity, address, admin_address);
         let ending = running::begin(coordinator, Arc::clone(&state), inbox, shards, inherited)

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use super::Coordinator;
 use super::budget::{Budget, Rate};
 use super::command::{Command, ReloadAnswer};
+use super::phase::Phase;
 use crate::admission::leases::Say;
 use crate::admission::plan::Load;
 use crate::admission::{AdmissionPlan, Seats};
@@ -169,7 +170,11 @@ impl Coordinator {
         info!(cause, "reading the configuration again");
         let limits = &mut self.limits;
         if limits.reading.is_none() {
-            return limits.begin_reading(answer.into_iter().collect());
+            limits.begin_reading(answer.into_iter().collect());
+            if limits.reading.is_some() && self.state.phase() == Phase::Running {
+                self.state.supervisor.reloading();
+            }
+            return;
         }
         let wanted = limits.wanted.get_or_insert_default();
         wanted.retain(|asker| !asker.is_canceled());
@@ -186,6 +191,10 @@ impl Coordinator {
         }
         if let Some(askers) = self.limits.wanted.take() {
             self.limits.begin_reading(askers);
+        }
+        if self.limits.reading.is_none() && self.state.phase() == Phase::Running {
+            let deadline_ms = self.state.config().shutdown.deadline_ms;
+            self.state.supervisor.entered(Phase::Running, deadline_ms);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::pressure::Pressure;
 use crate::redis::board::Board;
 use crate::redis::relay::Relay;
 use crate::resources;
+use crate::supervisor::Supervisor;
 
 /// The server as seen by those who only look.
 #[derive(Debug)]
@@ -30,10 +31,13 @@ pub struct ServerState {
     pub relay: Relay,
     /// What is closed at the shutdown besides; whoever registers and closes it writes there.
     pub(crate) resources: resources::board::Board,
+    /// The service manager, which is told of each phase.
+    pub supervisor: Supervisor,
     phase: AtomicU8,
     epoch: AtomicU64,
     ticks: AtomicU64,
     peak: AtomicU64,
+    coordinator_turn_ms: AtomicU64,
     config: Mutex<Arc<Config>>,
     report: Mutex<ShutdownReport>,
     pressure: Mutex<Pressure>,
@@ -48,14 +52,26 @@ impl ServerState {
             redis: Board::default(),
             relay: Relay::default(),
             resources: resources::board::Board::default(),
+            supervisor: Supervisor::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             epoch: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            coordinator_turn_ms: AtomicU64::new(0),
             config: Mutex::new(config),
             report: Mutex::new(ShutdownReport::default()),
             pressure: Mutex::new(Pressure::default()),
         }
+    }
+
+    /// The same under a service manager.
+    pub fn supervised_by(self, supervisor: Supervisor) -> Self {
+        Self { supervisor, ..self }
+    }
+
+    /// When the coordinator last came round, in milliseconds on the server's clock.
+    pub fn coordinator_turn_ms(&self) -> u64 {
+        self.coordinator_turn_ms.load(Ordering::Relaxed)
     }
 
     /// The settings in force; other ones after a reload.
@@ -114,6 +130,7 @@ impl ServerState {
 
     pub(super) fn enter(&self, phase: Phase) -> u64 {
         self.phase.store(phase as u8, Ordering::Release);
+        self.supervisor.entered(phase, self.config().shutdown.deadline_ms);
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 
@@ -125,8 +142,10 @@ impl ServerState {
         self.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The coordinator has come round.
     pub(super) fn note_peak(&self) {
         self.peak.fetch_max(self.connections(), Ordering::Relaxed);
+        self.coordinator_turn_ms.store(self.clock.now().ms(), Ordering::Relaxed);
     }
 
     pub(super) fn show(&self, report: ShutdownReport) {

@@ -28,6 +28,16 @@ pub fn page_bytes() -> u64 {
     u64::try_from(bytes).unwrap_or(4096)
 }
 
+/// CLOCK_MONOTONIC in microseconds, as service managers count; 0 if it cannot be read.
+pub fn monotonic_usec() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one struct on the stack.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) } != 0 {
+        return 0;
+    }
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
+}
+
 /// True if the process runs as root.
 pub fn is_root() -> bool {
     // SAFETY: no arguments, cannot fail.
