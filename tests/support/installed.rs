@@ -35,3 +35,14 @@ pub(crate) fn node(script: &str) -> Command {
     command.env("NODE_PATH", installed("node_modules")).arg(repository(script));
     command
 }
+
+/// The output of a Python program of tests/clients, which must succeed.
+#[track_caller]
+pub(crate) fn python(program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(installed("venv/bin/python"));
+    command.arg(repository("tests/clients").join(program)).args(arguments);
+    let output = command.stdin(Stdio::null()).output().expect("Python");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8(output.stdout).expect("text")
+}
