@@ -41,7 +41,13 @@ pub fn raise_open_files() -> io::Result<Limit> {
     open_files()
 }
 
-fn get(resource: libc::__rlimit_resource_t) -> io::Result<Limit> {
+/// What the C library calls the name of a limit.
+#[cfg(target_env = "gnu")]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+type Resource = libc::c_int;
+
+fn get(resource: Resource) -> io::Result<Limit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: writes one struct on the stack.
     if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
