@@ -298,6 +298,21 @@ fn a_wrong_password_is_told_and_never_shown() {
     }
 }
 
+/// What is behind an address is only known when it answers.
+#[test]
+fn a_sentinel_and_a_node_of_a_cluster_are_named() {
+    let sentinel = Redis::sentinel();
+    let member = Redis::with(&["--cluster-enabled", "yes"]);
+    for (redis, reason) in [(&sentinel, "unsupported"), (&member, "cluster")] {
+        let node = node(redis, "one");
+        eventually("it cannot be used", || is(&node, "unavailable"));
+        assert_eq!(status(&node)["reason"], reason);
+        let mut client = Client::connect(node.clients, "/echo");
+        client.echo("untouched");
+        assert_eq!(changes(&node), (1, 0));
+    }
+}
+
 #[test]
 fn tls_is_spoken_with_whom_the_system_trusts_and_with_nobody_else() {
     let redis = Redis::with_tls();

@@ -19,6 +19,10 @@ pub enum Reason {
     OutOfMemory,
     /// LOADING: it reads its data; MASTERDOWN and the like.
     NotReady,
+    /// MOVED, CLUSTERDOWN: it is a node of a Redis Cluster.
+    Cluster,
+    /// It does not know a command: a Sentinel, or one without scripts.
+    Unsupported,
     /// It answered what this server does not understand.
     Protocol,
     /// It answered with another error.
@@ -27,13 +31,15 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Unreachable,
         Self::TimedOut,
         Self::Authentication,
         Self::ReadOnly,
         Self::OutOfMemory,
         Self::NotReady,
+        Self::Cluster,
+        Self::Unsupported,
         Self::Protocol,
         Self::Refused,
     ];
@@ -46,6 +52,9 @@ impl Reason {
             // Who has not said a password may not say that much at once.
             Some("ERR") if error.detail().is_some_and(|why| why.contains("unauthenticated")) => {
                 return Self::Authentication;
+            }
+            Some("ERR") if error.detail().is_some_and(|why| why.contains("unknown command")) => {
+                return Self::Unsupported;
             }
             Some("BUSY" | "MASTERDOWN" | "NOREPLICAS") => return Self::NotReady,
             _ => {}
@@ -61,9 +70,14 @@ impl Reason {
             ErrorKind::Server(
                 ServerErrorKind::BusyLoading
                 | ServerErrorKind::MasterDown
-                | ServerErrorKind::ClusterDown
                 | ServerErrorKind::TryAgain,
             ) => Self::NotReady,
+            ErrorKind::Server(
+                ServerErrorKind::Moved
+                | ServerErrorKind::Ask
+                | ServerErrorKind::CrossSlot
+                | ServerErrorKind::ClusterDown,
+            ) => Self::Cluster,
             _ => Self::Refused,
         }
     }
@@ -77,6 +91,8 @@ impl Reason {
             Self::ReadOnly => "read_only",
             Self::OutOfMemory => "out_of_memory",
             Self::NotReady => "not_ready",
+            Self::Cluster => "cluster",
+            Self::Unsupported => "unsupported",
             Self::Protocol => "protocol",
             Self::Refused => "refused",
         }
@@ -111,6 +127,14 @@ mod tests {
             ("-LOADING Redis is loading the dataset in memory\r\n", Reason::NotReady),
             ("-BUSY Redis is busy running a script.\r\n", Reason::NotReady),
             ("-MASTERDOWN Link with MASTER is down\r\n", Reason::NotReady),
+            ("-MOVED 3999 127.0.0.1:6381\r\n", Reason::Cluster),
+            ("-ASK 3999 127.0.0.1:6381\r\n", Reason::Cluster),
+            ("-CLUSTERDOWN Hash slot not served\r\n", Reason::Cluster),
+            ("-CROSSSLOT Keys in request don't hash to the same slot\r\n", Reason::Cluster),
+            (
+                "-ERR unknown command 'EVALSHA', with args beginning with: 'x'\r\n",
+                Reason::Unsupported,
+            ),
             ("-MISCONF Redis is configured to save RDB snapshots\r\n", Reason::Refused),
             ("-WRONGTYPE Operation against a key\r\n", Reason::Refused),
             ("HTTP/1.1 400 Bad Request\r\n\r\n", Reason::Protocol),

@@ -13,6 +13,7 @@ use super::eventually;
 /// A running Redis, or one that is stopped for a while.
 pub(crate) struct Redis {
     child: Option<Child>,
+    first_arguments: Vec<String>,
     arguments: Vec<String>,
     password: Option<String>,
     address: Ipv4Addr,
@@ -71,6 +72,17 @@ impl Redis {
         redis
     }
 
+    /// Starts a Sentinel that watches nothing.
+    #[track_caller]
+    pub(crate) fn sentinel() -> Self {
+        let mut redis = Self::stopped();
+        let configuration = redis.path("sentinel.conf");
+        std::fs::write(&configuration, "").expect("a file");
+        redis.first_arguments = vec![configuration, "--sentinel".to_owned()];
+        redis.start_again();
+        redis
+    }
+
     /// One that is yet to be started. Its address is that of no other test: the port stays free
     /// while it is stopped.
     pub(crate) fn stopped() -> Self {
@@ -79,7 +91,15 @@ impl Redis {
         let count = COUNT.fetch_add(1, Ordering::Relaxed) as u8;
         let address = Ipv4Addr::new(127, 64 + high % 128, low, count);
         let directory = tempfile::tempdir().expect("a directory");
-        Self { child: None, arguments: Vec::new(), password: None, address, directory }
+        let first_arguments = Vec::new();
+        Self {
+            child: None,
+            first_arguments,
+            arguments: Vec::new(),
+            password: None,
+            address,
+            directory,
+        }
     }
 
     /// Starts it, empty; waits until it answers.
@@ -87,6 +107,7 @@ impl Redis {
     pub(crate) fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let mut command = Command::new("redis-server");
+        command.args(&self.first_arguments);
         command.args(["--bind", &self.address.to_string(), "--port", "6379"]);
         command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(self.directory.path());
         command.arg("--unixsocket").arg(self.socket()).args(&self.arguments);
