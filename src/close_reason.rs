@@ -34,6 +34,8 @@ pub enum CloseReason {
     SlowConsumer,
     /// The handler ended the connection.
     Handler,
+    /// A newer connection has its session (4001).
+    SessionTaken,
     /// The server drained.
     Shutdown,
     /// The shard that held it died.
@@ -42,7 +44,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All variants, in the order of [`Self::index`].
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::PeerClosed,
         Self::PeerGone,
         Self::Reset,
@@ -56,6 +58,7 @@ impl CloseReason {
         Self::MessageTooBig,
         Self::SlowConsumer,
         Self::Handler,
+        Self::SessionTaken,
         Self::Shutdown,
         Self::ShardFailed,
     ];
@@ -81,6 +84,7 @@ impl CloseReason {
             Self::MessageTooBig => "message_too_big",
             Self::SlowConsumer => "slow_consumer",
             Self::Handler => "handler",
+            Self::SessionTaken => "session_taken",
             Self::Shutdown => "shutdown",
             Self::ShardFailed => "shard_failed",
         }

@@ -27,6 +27,7 @@ pub mod pressure;
 pub mod redis;
 pub mod resources;
 pub mod ring;
+pub mod sessions;
 pub mod shard;
 pub mod supervisor;
 pub mod sys;

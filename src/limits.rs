@@ -259,6 +259,28 @@ pub const BACKGROUND_CLOSE_MS: u64 = 10_000;
 /// What is kept of the end of what a hook writes to standard error, in bytes.
 pub const HOOK_LAST_WORDS_BYTES: usize = 1_024;
 
+/// What shards have to say of sessions that may wait for the thread that keeps them: as much as a
+/// drain of 200,000 connections says at once. Each takes about 100 bytes while it waits.
+pub const SESSION_QUEUE: usize = 1 << 18;
+
+/// Questions about sessions in one write to Redis: some 20 milliseconds of its time, so that waiting
+/// for its turn on a busy machine is not what takes longest.
+pub const SESSION_BATCH: usize = 2_048;
+
+/// How soon it is looked whether another node has let go of a session, in milliseconds; each further
+/// look is after twice the pause, up to so many doublings.
+pub const SESSION_LOOK_MS: u64 = 20;
+/// See [`SESSION_LOOK_MS`].
+pub const SESSION_LOOK_DOUBLINGS: u32 = 4;
+
+/// Sessions that are forgotten at one time, so that many do not make a pause.
+pub const SESSION_EXPIRIES: usize = 1_024;
+
+/// The longest record of a session in Redis in bytes: as many and as long channel names as a
+/// connection may have, each byte written as six.
+pub const SESSION_RECORD_BYTES: usize =
+    MAX_CHANNELS_PER_CONNECTION * (MAX_CHANNEL_BYTES * 6 + 3) + 128;
+
 /// The longest name of a cluster or a node in characters.
 pub const REDIS_NAME_CHARS: usize = 128;
 

@@ -1,4 +1,4 @@
-//! Starts sharing counts and publications through Redis, if there is one. Redis need not be there yet: a server never
+//! Starts sharing counts and publications through Redis, if there is one; sessions are saved there. Redis need not be there yet: a server never
 //! waits for it.
 
 use std::net::SocketAddr;
@@ -13,17 +13,18 @@ use crate::mesh::publisher::Publisher;
 use crate::redis::counts::Identity;
 use crate::redis::door::Door;
 use crate::redis::life::Life;
+use crate::redis::session_store::{Asker, Store};
 use crate::redis::{endpoint, flush, publish, subscribe};
 use crate::sys::kernel;
 
-/// `clients` is where the server listens, whose port tells nodes of one machine apart.
+/// Where sessions are saved, if there is Redis. `clients` is where the server listens, whose port tells nodes of one machine apart.
 pub(super) fn start(
     state: &Arc<ServerState>,
     clients: SocketAddr,
     publisher: &Publisher,
-) -> Result<(), NotStarted> {
+) -> Result<Option<Store>, NotStarted> {
     let settings = &state.config().redis;
-    let Some(url) = &settings.url else { return Ok(()) };
+    let Some(url) = &settings.url else { return Ok(None) };
     // Once a process; somebody else may have made the same choice.
     let _ = ring::default_provider().install_default();
     let (client, shown) = endpoint::open(url.expose())
@@ -44,10 +45,18 @@ pub(super) fn start(
     };
     let topic = format!("{}:publications", identity.prefix());
     let interval_ms = settings.flush_interval_ms;
+    let asker = Asker {
+        prefix: identity.prefix(),
+        node: identity.node.clone(),
+        life,
+        expiry_ms: state.config().sessions.expiry_ms,
+    };
+    let store = Store::new(door.clone(), asker);
     flush::start(Arc::clone(state), door.clone(), identity, interval_ms)
         .and_then(|()| publish::start(Arc::clone(state), door.clone(), topic.clone(), life))
         .and_then(|()| subscribe::start(Arc::clone(state), publisher.clone(), door, topic, life))
-        .map_err(|error| NotStarted::unavailable(format!("redis thread: {error}")))
+        .map_err(|error| NotStarted::unavailable(format!("redis thread: {error}")))?;
+    Ok(Some(store))
 }
 
 /// A host's name as a part of a key: what may not be in one becomes a dash.

@@ -30,6 +30,7 @@ use crate::pressure::reading::Reader;
 use crate::pressure::sampler;
 use crate::resources::Resource;
 use crate::ring::probe;
+use crate::sessions;
 use crate::supervisor::{self, Supervisor};
 use crate::sys::{kernel, listener, rlimit};
 
@@ -308,7 +309,9 @@ impl Starting {
         sampler::start(Arc::clone(&state), reader, commands.clone())
             .map_err(|error| NotStarted::unavailable(format!("pressure thread: {error}")))?;
         let publisher = Publisher::new(postboxes.to_vec());
-        redis::start(&state, clients, &publisher)?;
+        let store = redis::start(&state, clients, &publisher)?;
+        sessions::thread::start(Arc::clone(&state), postboxes.to_vec(), store)
+            .map_err(|error| NotStarted::unavailable(format!("sessions thread: {error}")))?;
         let context = admin::AdminContext {
             state,
             commands: commands.clone(),

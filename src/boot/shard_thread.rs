@@ -208,6 +208,7 @@ impl Seed {
                 .map_err(|_| io::Error::other("server.allowed_origins"))?,
             admission: Admission::begin(&self.plan, hash.clone()),
             routes: self.routes.make(),
+            server: Arc::clone(&self.state),
             hash,
         };
         Ok((ring, parts))

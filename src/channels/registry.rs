@@ -136,6 +136,19 @@ impl Registry {
         }
     }
 
+    /// The names of a connection's channels, in the order in which it subscribed.
+    pub fn channels_of(&self, first: u32) -> Box<[Arc<str>]> {
+        let ids = std::iter::successors((first != NONE).then_some(first), |id| {
+            let next = self.subscriptions[*id as usize].next;
+            (next != NONE).then_some(next)
+        });
+        let channel = |id: u32| self.subscriptions[id as usize].channel as usize;
+        let mut names: Vec<_> =
+            ids.map(|id| Arc::clone(&self.channels[channel(id)].name)).collect();
+        names.reverse();
+        names.into()
+    }
+
     /// Begins to visit the members of a channel; `None` if it has none here. Each visit must be
     /// led to its end with [`Self::visit`].
     pub fn begin_visit(&mut self, name: &str) -> Option<Visit> {
@@ -241,6 +254,9 @@ mod tests {
         let a = registry.subscribe(1, NONE, "news");
         let a = registry.subscribe(1, a, "chat");
         assert_eq!(registry.subscribe(1, a, "news"), a, "twice is once");
+        let names: Vec<_> = registry.channels_of(a).iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["news", "chat"]);
+        assert!(registry.channels_of(NONE).is_empty());
         let b = registry.subscribe(2, NONE, "news");
         assert_eq!(visited(&mut registry, "news"), [1, 2]);
         let a = registry.unsubscribe(a, "news");

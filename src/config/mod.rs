@@ -49,7 +49,7 @@ pub use source::{FlagValue, Source, Sources};
 pub use source_override::{Overrides, SourceOverride};
 pub use table::{
     Admin, Admission, Config, Debugging, Handshake, Keepalive, Log, Metrics, Redis, Refusal,
-    Server, Shutdown,
+    Server, Sessions, Shutdown,
 };
 pub use value::{LogFormat, ProxyProtocol, Secret, Value};
 

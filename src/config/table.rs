@@ -437,6 +437,24 @@ keys! {
         flush_interval_ms: u64 = Number(1000), between(50, MINUTE_MS), "ms";
     }
 
+    /// What outlives a connection of /ws: clients that ask for a session (?session=new, or an id of
+    /// 8 to 64 letters, digits, _ and -) are counted and subscribed where they left off when they
+    /// come back with its id.
+    sessions: Sessions {
+        /// How long a session is kept after its connection has ended.
+        expiry_ms: u64 = Number(10 * MINUTE_MS), between(1000, 30 * DAY_MS), "ms";
+
+        /// How long a client that comes back waits at most for what is kept of its session: for
+        /// Redis, or for the connection that has it, maybe to another node, to let go. Then it
+        /// starts anew, and is told so. It is connected meanwhile, but subscribed to nothing.
+        resume_timeout_ms: u64 = Number(5000), between(10, MINUTE_MS), "ms";
+
+        /// How much memory may be used for sessions without a connection: all of them if there is
+        /// no redis.url, otherwise those that are not saved yet. The oldest go first. One takes
+        /// about 150 bytes and 32 for each channel beside its name.
+        max_memory_bytes: usize = Number(256 * MIB), between(MIB, 1 << 40), "bytes";
+    }
+
     /// What /metrics serves.
     metrics: Metrics {
         /// Whether the names that older dashboards use are served beside the tidegate_ names.

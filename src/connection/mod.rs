@@ -127,6 +127,9 @@ impl Facts {
     /// It is another shard's now: only the descriptor is left.
     pub const MOVED: Self = Self(256);
 
+    /// It has a session, or waits for one.
+    pub const SESSION: Self = Self(512);
+
     /// True if the fact holds.
     pub const fn has(self, fact: Self) -> bool {
         self.0 & fact.0 != 0

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::Coordinator;
 use super::phase::Phase;
-use super::report::ShutdownReport;
+use super::report::{SessionsReport, ShutdownReport};
 use crate::close_reason::DrainOutcome;
 use crate::metrics::ShardMetrics;
+use crate::sessions::desk::Flush;
+use crate::sessions::figures::{Figures, Loss};
 
 impl Coordinator {
     pub(super) fn left(&self) -> u64 {
@@ -24,6 +26,12 @@ impl Coordinator {
         let of =
             |shard: &Arc<ShardMetrics>| shard.drain_started_with.get().max(shard.connections.get());
         self.state.shards.iter().map(of).sum()
+    }
+
+    fn sessions_report(&self) -> Option<SessionsReport> {
+        let is_told = self.sessions.is_over() && self.state.sessions.flush() != Flush::Skipped;
+        let Figures { saved, lost, .. } = self.state.sessions.figures();
+        is_told.then(|| SessionsReport { saved, not_saved: lost[Loss::NotInTime as usize] })
     }
 
     /// The shutdown as it stands; a report of nothing while the server runs.
@@ -57,6 +65,7 @@ impl Coordinator {
             discrepancy,
             plan: shutdown.plan.clone(),
             stages: self.stages.shown(now),
+            sessions: self.sessions_report(),
             forced: shutdown.forced || cut > 0,
             exit_code: stopped.then(|| self.resources.exit_code(shutdown.exit_code)),
         }

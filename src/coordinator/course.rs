@@ -12,6 +12,7 @@ use super::phase::Phase;
 use super::report::StageResult;
 use super::shutdown::StageCaps;
 use super::{Coordinator, Shutdown, TICK_MS, drain, stage, told_reason};
+use crate::clock::Now;
 use crate::exit_code;
 use crate::mesh::message::{PhaseOrder, ShardMessage};
 
@@ -76,16 +77,13 @@ impl Coordinator {
         }
         let Some(shutdown) = &self.shutdown else { return };
         let (caps, started, forced) = (shutdown.caps, shutdown.started, shutdown.forced);
+        let told_to_hurry = shutdown.exit_code == exit_code::FORCED;
         if now >= started.plus_ms(caps.deadline) {
             return self.give_up();
         }
         self.remind_shards();
-        if self.state.phase() == Phase::Flushing
-            && let Some(stage) = self.redis.look(&self.state.redis, now, started, &caps, forced)
-        {
-            let (name, result) = (stage.name.as_ref(), stage.result);
-            info!(stage = name, duration_ms = stage.duration_ms, ?result, "stage ended");
-            self.stages.note(stage);
+        if self.state.phase() == Phase::Flushing {
+            self.flush_beside(now, started, &caps, (told_to_hurry, forced));
         }
         self.look_at_resources(now, started, caps, forced);
         let spent = self.stages.spent(now);
@@ -127,6 +125,28 @@ impl Coordinator {
         }
         let report = self.report();
         self.state.show(report);
+    }
+
+    /// What is saved and taken out while the shards flush: first sessions, then the node, whom others
+    /// would not wait for without its lease.
+    fn flush_beside(
+        &mut self,
+        now: Now,
+        started: Now,
+        caps: &StageCaps,
+        (told_to_hurry, hurries): (bool, bool),
+    ) {
+        // A drain that took its whole time is no reason to lose what it let go of.
+        let sessions = self.sessions.look(&self.state.sessions, now, started, caps, told_to_hurry);
+        let redis = match self.sessions.is_over() {
+            true => self.redis.look(&self.state.redis, now, started, caps, hurries),
+            false => None,
+        };
+        for stage in sessions.into_iter().chain(redis) {
+            let (name, result) = (stage.name.as_ref(), stage.result);
+            info!(stage = name, duration_ms = stage.duration_ms, ?result, "stage ended");
+            self.stages.note(stage);
+        }
     }
 
     fn begin_refusing(&mut self) {

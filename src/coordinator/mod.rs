@@ -14,6 +14,7 @@ pub mod phase;
 pub mod redis_stage;
 pub mod report;
 mod resource_stage;
+pub mod sessions_stage;
 pub mod shutdown;
 pub mod signals;
 pub mod stage;
@@ -37,6 +38,7 @@ use phase::Phase;
 use redis_stage::RedisStage;
 use report::{DrainPlanReport, ShutdownReport};
 use resource_stage::ResourceStage;
+use sessions_stage::SessionsStage;
 use shutdown::StageCaps;
 use stage::Stages;
 use state::ServerState;
@@ -82,6 +84,7 @@ pub struct Coordinator {
     stages: Stages,
     redis: RedisStage,
     resources: ResourceStage,
+    sessions: SessionsStage,
     order: Option<PhaseOrder>,
     next_tick_ms: u64,
 }
@@ -112,6 +115,7 @@ impl Coordinator {
             stages: Stages::default(),
             redis: RedisStage::default(),
             resources: ResourceStage::default(),
+            sessions: SessionsStage::default(),
             order: None,
             next_tick_ms: TICK_MS,
         }

@@ -36,6 +36,9 @@ pub struct ShutdownReport {
     pub plan: Option<DrainPlanReport>,
     /// The stages so far.
     pub stages: Vec<StageReport>,
+    /// What became of the sessions; absent without Redis, where they end with the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<SessionsReport>,
     /// True if connections or stages were cut short by the server.
     pub forced: bool,
     /// The code with which the process ends; absent until it is decided.
@@ -54,10 +57,19 @@ pub struct DrainPlanReport {
     pub warning: Option<String>,
 }
 
+/// The sessions at the end of a shutdown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SessionsReport {
+    /// Records that this process has saved, from its start.
+    pub saved: u64,
+    /// Records that were not in Redis when the time for it was over.
+    pub not_saved: u64,
+}
+
 /// One stage of a shutdown.
 #[derive(Clone, Debug, Serialize)]
 pub struct StageReport {
-    /// Name: the phase that it was, `redis`, or a resource as `stage:name`.
+    /// Name: the phase that it was, `sessions` or `redis`, or a resource as `stage:name`.
     pub name: Cow<'static, str>,
     /// When it began, RFC 3339 in UTC.
     pub started_at: String,

@@ -16,6 +16,7 @@ use crate::pressure::Pressure;
 use crate::redis::board::Board;
 use crate::redis::relay::Relay;
 use crate::resources;
+use crate::sessions::desk::Desk;
 use crate::supervisor::Supervisor;
 
 /// The server as seen by those who only look.
@@ -33,6 +34,8 @@ pub struct ServerState {
     pub(crate) resources: resources::board::Board,
     /// The service manager, which is told of each phase.
     pub supervisor: Supervisor,
+    /// Where sessions are asked for and let go of.
+    pub sessions: Desk,
     phase: AtomicU8,
     epoch: AtomicU64,
     ticks: AtomicU64,
@@ -53,6 +56,7 @@ impl ServerState {
             relay: Relay::default(),
             resources: resources::board::Board::default(),
             supervisor: Supervisor::default(),
+            sessions: Desk::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             epoch: AtomicU64::new(0),
             ticks: AtomicU64::new(0),

@@ -13,6 +13,7 @@ pub(crate) use routes::Routes;
 pub use routes::ShardRoutes;
 
 use crate::http::refusal::Refusal;
+use crate::sessions::id::SessionId;
 use crate::websocket::Data;
 use crate::websocket::deflate::{Outgoing, Window};
 
@@ -44,6 +45,14 @@ pub enum Effect {
     Refuse(Refusal),
     /// Receive publications of a channel.
     Subscribe(String),
+    /// Go on with a session, or begin a new one: receive publications of these channels and of its
+    /// own. Only meaningful for [`Inbound::Opening`].
+    Session {
+        /// Which; a new one is issued if there is none.
+        id: Option<SessionId>,
+        /// What the client asks for besides.
+        channels: Vec<String>,
+    },
     /// Receive them no more.
     Unsubscribe(String),
     /// Close with a code of RFC 6455 7.4 and a reason of at most 123 bytes.

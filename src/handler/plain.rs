@@ -1,9 +1,11 @@
 //! `/ws`: plain WebSocket clients. `?channel=NAME` (may repeat) subscribes; publications arrive
-//! as bare text frames; what the client sends is counted and otherwise ignored.
+//! as bare text frames; what the client sends is counted and otherwise ignored. `?session=new` or
+//! `?session=ID` begins a session or goes on with one.
 
 use super::{Effect, Effects, Handler, Inbound};
 use crate::http::refusal::Refusal;
 use crate::limits::{MAX_CHANNEL_BYTES, MAX_CHANNELS_PER_CONNECTION};
+use crate::sessions::id::{CHARS_MAX, CHARS_MIN, NEW, SessionId};
 
 /// Serves clients that speak no protocol but WebSocket.
 #[derive(Debug, Default)]
@@ -12,8 +14,11 @@ pub struct Plain;
 impl Handler for Plain {
     fn receive(&mut self, inbound: Inbound<'_>, effects: &mut Effects) {
         let Inbound::Opening { query } = inbound else { return };
-        match channels(query) {
-            Ok(channels) => channels.into_iter().for_each(|c| effects.push(Effect::Subscribe(c))),
+        match channels(query).and_then(|channels| Ok((channels, session(query)?))) {
+            Ok((channels, Some(id))) => effects.push(Effect::Session { id, channels }),
+            Ok((channels, None)) => {
+                channels.into_iter().for_each(|name| effects.push(Effect::Subscribe(name)));
+            }
             Err(detail) => effects.push(Effect::Refuse(Refusal::bad_request(detail))),
         }
     }
@@ -37,6 +42,21 @@ fn channels(query: &str) -> Result<Vec<String>, &'static str> {
     Ok(channels)
 }
 
+/// The session that a query asks for: none, a new one (`Some(None)`), or the one of an id.
+fn session(query: &str) -> Result<Option<Option<SessionId>>, &'static str> {
+    let mut asked = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "session");
+    let Some((_, id)) = asked.next() else { return Ok(None) };
+    if asked.next().is_some() {
+        return Err("query parameter session: at most one");
+    }
+    match SessionId::new(&id) {
+        Some(id) => Ok(Some(Some(id))),
+        None if id == NEW => Ok(Some(None)),
+        None => Err("query parameter session: new, or 8 to 64 of A-Z a-z 0-9 _ -"),
+    }
+}
+
+const _: () = assert!(CHARS_MIN == 8 && CHARS_MAX == 64);
 const _: () = assert!(MAX_CHANNEL_BYTES == 255 && MAX_CHANNELS_PER_CONNECTION == 64);
 
 #[cfg(test)]
@@ -48,6 +68,16 @@ mod tests {
         let found = channels("channel=news&x=1&channel=a%20b&channel=m%C3%BC");
         assert_eq!(found, Ok(vec!["news".into(), "a b".into(), "mü".into()]));
         assert_eq!(channels(""), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_session_is_new_or_has_an_id() {
+        assert_eq!(session("channel=a"), Ok(None));
+        assert_eq!(session("session=new&channel=a"), Ok(Some(None)));
+        assert_eq!(session("session=abcd_1234"), Ok(Some(SessionId::new("abcd_1234"))));
+        for bad in ["session=", "session=short", "session=abcd%201234", "session=new&session=new"] {
+            assert!(session(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

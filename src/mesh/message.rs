@@ -10,6 +10,7 @@ use crate::admission::leases::Reply;
 use crate::admission::{AdmissionPlan, HeavyHitters, SourceKey, Verdict};
 use crate::coordinator::phase::Phase;
 use crate::ring::Token;
+use crate::sessions::keeper::Order;
 
 /// A message to a shard.
 #[derive(Clone, Debug)]
@@ -72,6 +73,9 @@ pub enum ShardMessage {
     /// Admin -> every shard: which sources were refused most? One answer, at once. Dropped, the
     /// admin's answer has one shard less and says so.
     TopRefused(UnboundedSender<Box<HeavyHitters>>),
+    /// Sessions -> one shard: about the session of a connection. What does not fit waits there; a
+    /// connection that hears nothing starts anew.
+    Session(Order),
     /// Admin -> one shard, only with `debug.fault_injection`: misbehave.
     Fault(Fault),
 }

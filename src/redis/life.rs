@@ -27,6 +27,13 @@ impl Life {
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         Self(u128::from_be_bytes(bytes))
     }
+
+    /// Reads its text, 32 hexadecimal digits.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok().filter(|text| text.len() == 32)?;
+        let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hex.then(|| u128::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
 }
 
 impl fmt::Display for Life {
@@ -45,5 +52,9 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(Life::from_bytes(one.to_bytes()), one);
         assert_eq!(Life::from_bytes([0xab; 16]).to_string(), "ab".repeat(16));
+        assert_eq!(Life::parse(one.to_string().as_bytes()), Some(one));
+        for bad in ["", "ab", &"g".repeat(32), &"+".repeat(32), &"a".repeat(33)] {
+            assert_eq!(Life::parse(bad.as_bytes()), None, "{bad}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What the nodes share through Redis: their counts, of which each node writes its own, absolutely,
-//! and reads the sum; and their publications.
+//! and reads the sum; their publications; and
+//! the sessions of their clients.
 //!
 //! - `endpoint`: which URLs are taken
 //! - `counts`: what a node writes, under which epoch, and what an answer means; pure
@@ -15,6 +16,7 @@
 //! - `hearing`: what of it is new, and what is missing; pure
 //! - `relay`: where publications are handed over, and what is shown of them
 //! - `publish`, `subscribe`: the threads that send and hear them
+//! - `session_store`: sessions, for the thread in `src/sessions`
 //!
 //! Nothing here is on the way of a connection: nobody waits for the threads but the last stage of a
 //! shutdown, for a bounded time. Why the counts are kept like this:
@@ -34,4 +36,5 @@ pub mod publish;
 pub mod reason;
 pub mod relay;
 mod scripts;
+pub mod session_store;
 pub mod subscribe;

@@ -9,7 +9,7 @@
 //! | | what belongs to the kind |
 //!
 //! To channels: their number in two bytes, then each with its length in one byte, then the text.
-//! To everybody: the text. A beat: nothing. Invariant: whatever the bytes are, reading them takes no
+//! To everybody: the text. A beat: nothing. A claim: the life that has the session, and its name. Invariant: whatever the bytes are, reading them takes no
 //! memory beyond them and their channels' names.
 
 use super::life::Life;
@@ -19,6 +19,7 @@ const FORM: &[u8; 3] = b"TG1";
 const TO_CHANNELS: u8 = 1;
 const TO_EVERYBODY: u8 = 2;
 const BEAT: u8 = 3;
+const CLAIM: u8 = 4;
 
 /// Where the number is.
 const NUMBER_AT: usize = FORM.len() + 1 + Life::BYTES;
@@ -38,6 +39,13 @@ pub enum Publication<'a> {
     Everybody {
         /// The payload of the frame.
         text: &'a str,
+    },
+    /// A connection to the publisher has asked for a session.
+    Claim {
+        /// The life that had it, which is to let go.
+        holder: Life,
+        /// The session.
+        session: &'a str,
     },
     /// Nothing but how far the publisher has counted.
     Beat,
@@ -111,6 +119,14 @@ pub fn to_everybody(publisher: Life, text: &str) -> Option<Vec<u8>> {
     (bytes.len() <= REDIS_PUBLICATION_BYTES).then_some(bytes)
 }
 
+/// A claim, with the number left open.
+pub fn claim(publisher: Life, holder: Life, session: &str) -> Vec<u8> {
+    let mut bytes = head(publisher, CLAIM, Life::BYTES + session.len());
+    bytes.extend_from_slice(&holder.to_bytes());
+    bytes.extend_from_slice(session.as_bytes());
+    bytes
+}
+
 /// A beat, with the number left open.
 pub fn beat(publisher: Life) -> Vec<u8> {
     head(publisher, BEAT, 0)
@@ -149,6 +165,11 @@ fn parse(bytes: &[u8]) -> Option<Heard<'_>> {
     let said = match *kind {
         TO_CHANNELS => channels(rest)?,
         TO_EVERYBODY => Publication::Everybody { text: simdutf8::basic::from_utf8(rest).ok()? },
+        CLAIM => {
+            let (holder, session) = rest.split_first_chunk::<{ Life::BYTES }>()?;
+            let session = simdutf8::basic::from_utf8(session).ok()?;
+            Publication::Claim { holder: Life::from_bytes(*holder), session }
+        }
         BEAT if rest.is_empty() => Publication::Beat,
         _ => return None,
     };
@@ -198,6 +219,10 @@ mod tests {
         let bytes = to_everybody(LIFE, "all").unwrap();
         assert_eq!(read(&bytes).unwrap().said, Publication::Everybody { text: "all" });
         assert_eq!(read(&beat(LIFE)).unwrap().said, Publication::Beat);
+        let holder = Life::from_bytes([8; Life::BYTES]);
+        let said = Publication::Claim { holder, session: "session-1" };
+        assert_eq!(read(&claim(LIFE, holder, "session-1")).unwrap().said, said);
+        assert_eq!(read(&claim(LIFE, holder, "")[..HEAD + 15]), Err(NotTaken::Malformed));
     }
 
     #[test]

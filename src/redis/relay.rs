@@ -11,7 +11,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use futures_channel::oneshot;
 
 use super::life::Life;
-use super::publication::{to_channels, to_everybody};
+use super::publication::{claim, to_channels, to_everybody};
 use super::reason::Reason;
 use crate::clock::Now;
 use crate::limits::REDIS_PUBLISH_QUEUE_BYTES;
@@ -175,6 +175,12 @@ impl Relay {
     /// Hands over a text for everybody; as [`Self::to_channels`].
     pub fn to_everybody(&self, text: &str, until: Now) -> Option<oneshot::Receiver<Reach>> {
         self.hand_over(until, |life| to_everybody(life, text))
+    }
+
+    /// Tells the life that has a session that this node's client wants it, until `until`.
+    pub fn to_holder(&self, holder: Life, session: &str, until: Now) {
+        // Whoever waits for the session sees in Redis what became of it.
+        let _ = self.hand_over(until, |life| Some(claim(life, holder, session)));
     }
 
     fn hand_over(

@@ -27,6 +27,7 @@ use crate::coordinator::state::ServerState;
 use crate::limits::{PUBLISH_PATIENCE_MS, REDIS_BEAT_MS, REDIS_REPLY_MS};
 use crate::mesh::message::ShardMessage;
 use crate::mesh::publisher::Publisher;
+use crate::sessions::id::SessionId;
 
 /// The thread's name.
 const THREAD: &str = "tidegate-redis-in";
@@ -176,9 +177,21 @@ impl Listening {
             Publication::Everybody { text } => {
                 hand_out(ShardMessage::Broadcast { frame: text_frame(text) });
             }
+            Publication::Claim { holder, session } => return self.pass_on(holder, session),
             Publication::Beat => return,
         }
         self.state.relay.note_arrival(arrival);
+    }
+
+    /// Somebody's client has come back elsewhere.
+    fn pass_on(&self, holder: Life, session: &str) {
+        if holder != self.life {
+            return;
+        }
+        match SessionId::new(session) {
+            Some(id) => self.state.sessions.claimed(id),
+            None => self.state.relay.note_arrival(Arrival::Malformed),
+        }
     }
 
     /// False if not every shard has it.

@@ -274,9 +274,10 @@ impl<R: Ring> Shard<R> {
         if patient && connection.is_mid_message() {
             return false;
         }
+        let total = self.messages_of(token);
         let bye = json!({
             "bye": true,
-            "total": connection.messages,
+            "total": total,
             "message": "Server is shutting down gracefully",
         });
         self.send_text(token, &bye.to_string());
@@ -325,6 +326,7 @@ impl<R: Ring> Shard<R> {
     pub(super) fn account_for_rest(&mut self) {
         let left = self.drain.as_ref().map_or(0, |drain| drain.left);
         (0..left).for_each(|_| self.on_drained(DrainOutcome::Forced));
+        self.let_go_of_all_sessions();
     }
 
     /// True when the coordinator has ended the shard and the backlog is empty: whoever was

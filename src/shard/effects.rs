@@ -31,11 +31,8 @@ impl<R: Ring> Shard<R> {
             return;
         }
         match effect {
-            Effect::Subscribe(name) => {
-                connection.subscriptions =
-                    self.registry.subscribe(token.slot, connection.subscriptions, &name);
-                self.metrics.subscriptions.set(self.registry.len() as u64);
-            }
+            Effect::Subscribe(name) => self.subscribe(token, &name),
+            Effect::Session { id, channels } => self.begin_session(token, id, channels),
             Effect::Unsubscribe(name) => {
                 connection.subscriptions =
                     self.registry.unsubscribe(connection.subscriptions, &name);
@@ -50,5 +47,13 @@ impl<R: Ring> Shard<R> {
             // Only an upgrade can be refused, and `upgrade` has taken that out.
             Effect::Refuse(_) => {}
         }
+    }
+
+    /// The connection is in the channel from now on.
+    pub(super) fn subscribe(&mut self, token: Token, name: &str) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.subscriptions =
+            self.registry.subscribe(token.slot, connection.subscriptions, name);
+        self.metrics.subscriptions.set(self.registry.len() as u64);
     }
 }

@@ -21,6 +21,7 @@ mod on_send;
 mod on_tick;
 mod placement;
 mod refusing;
+mod sessions;
 pub mod settings;
 mod timers;
 mod unadmitted;
@@ -39,6 +40,7 @@ use crate::channels::registry::Registry;
 use crate::clock::{Clock, Now};
 use crate::coordinator::command::Command;
 use crate::coordinator::phase::Phase;
+use crate::coordinator::state::ServerState;
 use crate::handler::{Effects, ShardRoutes};
 use crate::limits;
 use crate::mesh::inbox::Inbox;
@@ -57,6 +59,7 @@ use on_accept::Accepting;
 use on_receive::BeforeUpgrade;
 use placement::Placement;
 use refusing::Refusing;
+use sessions::Sessions;
 use settings::Settings;
 use timers::Timers;
 use unadmitted::Unadmitted;
@@ -85,6 +88,8 @@ pub struct Parts {
     pub admission: Admission,
     /// The handlers by exact path.
     pub routes: ShardRoutes,
+    /// The server, for its sessions.
+    pub server: Arc<ServerState>,
     /// Keys for the hash tables.
     pub hash: RandomState,
 }
@@ -116,6 +121,7 @@ pub struct Shard<R: Ring> {
     timers: Timers,
     due: Vec<FileSlot>,
     registry: Registry,
+    sessions: Sessions,
     fan_outs: VecDeque<FanOut>,
     gathering: Gathering,
     effects: Effects,
@@ -162,6 +168,7 @@ impl<R: Ring> Shard<R> {
             awaiting: HashMap::with_hasher(parts.hash.clone()),
             timers: Timers::new(on_tick::tick_at(now, 0)),
             due: Vec::new(),
+            sessions: Sessions::new(parts.server, parts.hash.clone()),
             registry: Registry::new(parts.hash),
             fan_outs: VecDeque::new(),
             gathering,

@@ -35,6 +35,7 @@ impl<R: Ring> Shard<R> {
         connection.state = State::Closing;
         connection.reason = Some(goodbye.reason);
         connection.facts.note(Facts::CLOSE_SENT);
+        self.let_go_of_session(token);
         self.send_close(token, goodbye.code, goodbye.text);
         self.set_timer_in(token, goodbye.patience);
     }
@@ -76,6 +77,7 @@ impl<R: Ring> Shard<R> {
 
     /// Closes as soon as everything queued has gone out.
     pub(super) fn flush_and_close(&mut self, token: Token) {
+        self.let_go_of_session(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
         if !connection.in_flight.has(InFlight::SEND) {
             return self.end_quietly(token);
@@ -87,6 +89,7 @@ impl<R: Ring> Shard<R> {
     /// As [`Self::flush_and_close`], but lets the client read everything first: our side is
     /// ended, and what the client still sends is discarded until it ends its side too.
     pub(super) fn flush_and_linger(&mut self, token: Token) {
+        self.let_go_of_session(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.state = State::Lingering;
         let in_flight = connection.in_flight.has(InFlight::SEND);
@@ -123,6 +126,7 @@ impl<R: Ring> Shard<R> {
 
     /// Ends the connection now; its reason is known.
     pub(super) fn end_quietly(&mut self, token: Token) {
+        self.let_go_of_session(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
         if connection.state == State::Ending {
             return;

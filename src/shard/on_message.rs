@@ -42,6 +42,7 @@ impl<R: Ring> Shard<R> {
             }
             ShardMessage::Ended { from, sources } => self.on_ended(from, &sources),
             ShardMessage::Handed(papers) => self.on_papers(papers),
+            ShardMessage::Session(order) => self.on_session_order(order),
             ShardMessage::TopRefused(reply) => {
                 // Whoever asked may have gone.
                 let _ = reply.unbounded_send(Box::new(self.refusing.most_refused.clone()));

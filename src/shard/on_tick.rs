@@ -55,6 +55,7 @@ impl<R: Ring> Shard<R> {
             }
         }
         self.due = due;
+        self.give_up_on_sessions();
         self.resume_accepting(false);
         self.talk_about_budget(true);
         let sources = self.admission.ip_mut();

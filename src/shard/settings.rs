@@ -42,6 +42,8 @@ pub struct Settings {
     pub half_open: usize,
     /// How many refusals of which kind there may be in a second, on all shards.
     pub refusal_rates: LadderRates,
+    /// How long a connection waits for its session, in ticks.
+    pub session_patience: u32,
     /// How many shards there are.
     pub shards: usize,
     /// Replies and publications from this length on are compressed for those who negotiated it.
@@ -86,6 +88,8 @@ impl Settings {
                 http: config.refusal.http_per_second,
                 reset: config.refusal.reset_per_second,
             },
+            // The thread that keeps sessions answers in that time if it can.
+            session_patience: ticks(config.sessions.resume_timeout_ms) + 2,
             shards,
             upgrade: UpgradeRules {
                 allowed_origins: AllowedOrigins::new(&config.server.allowed_origins)?,

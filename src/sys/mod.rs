@@ -1,4 +1,5 @@
 //! System calls that no ring does: listeners, limits, addresses in the kernel's form, the bell,
+//! random bytes,
 //! memory that is given back.
 //! With `ring/` the only place where unsafe code is allowed; each file wraps one thing.
 
@@ -11,6 +12,7 @@ pub mod heap;
 pub mod kernel;
 pub mod listener;
 pub mod process_group;
+pub mod random;
 pub mod returned_memory;
 pub mod rlimit;
 pub mod signal_mask;

@@ -5,6 +5,7 @@
 mod compatibility;
 mod page;
 mod redis;
+mod sessions;
 mod shutdown;
 
 use std::fmt::Error;
@@ -18,6 +19,7 @@ use prometheus_client::registry::Registry;
 use self::compatibility::compatibility;
 use self::page::{BYTES, Page, SECONDS, ratio, seconds};
 use self::redis::redis;
+use self::sessions::sessions;
 use self::shutdown::{last_shutdown, shutdown};
 use super::moment::Moment;
 use crate::admission::Rung;
@@ -53,6 +55,7 @@ impl Collector for Scrape {
         leases(&mut page)?;
         shards(&mut page)?;
         redis(&mut page)?;
+        sessions(&mut page)?;
         shutdown(&mut page)?;
         last_shutdown(&mut page)?;
         process(&mut page)?;

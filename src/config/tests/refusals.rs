@@ -54,14 +54,15 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
 fn settings_of_features_that_do_not_exist_are_refused() {
     let (_file, mut sources) = written(
         "[server]\ntls = true\ncertificate = \"\"\n\
-         [admission]\nregions = {}\n[sessions]\nurl = \"\"\n",
+         [admission]\nregions = {}\n[certificates]\nurl = \"\"\n",
     );
-    sources.environment = environment(&[("TIDEGATE_SESSIONS__URL", "x")]).environment;
+    sources.environment = environment(&[("TIDEGATE_CERTIFICATES__URL", "x")]).environment;
     let found = errors(sources);
     assert_eq!(found.len(), 5, "{found:#?}");
     assert!(found.iter().all(|line| line.contains("unknown")), "{found:#?}");
     assert!(
-        found[3].starts_with("file FILE:6: unknown section [sessions]; this version has server,")
+        found[3]
+            .starts_with("file FILE:6: unknown section [certificates]; this version has server,")
     );
 }
 
