@@ -29,9 +29,16 @@ pub enum CloseReason {
     InvalidPayload,
     /// The client's message is longer than `server.max_message_bytes` (1009).
     MessageTooBig,
-    /// The client did not read: its queue passed `server.max_queued_bytes`, or no byte went out
-    /// for `server.write_timeout_ms`.
+    /// The client did not read: its queue passed `server.max_queued_bytes`, all queues together
+    /// `server.max_total_queued_bytes`, or no byte went out for `server.write_timeout_ms`.
     SlowConsumer,
+    /// A message that had begun did not end within `server.message_timeout_ms` (1008).
+    MessageTimeout,
+    /// More was unfinished of messages than `server.max_unfinished_bytes` allows, and this
+    /// client's had been so for longest (1008).
+    UnfinishedEvicted,
+    /// More pings than `server.max_pings_per_second` (1008).
+    PingFlood,
     /// The handler ended the connection.
     Handler,
     /// A newer connection has its session (4001).
@@ -44,7 +51,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All variants, in the order of [`Self::index`].
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::PeerClosed,
         Self::PeerGone,
         Self::Reset,
@@ -57,6 +64,9 @@ impl CloseReason {
         Self::InvalidPayload,
         Self::MessageTooBig,
         Self::SlowConsumer,
+        Self::MessageTimeout,
+        Self::UnfinishedEvicted,
+        Self::PingFlood,
         Self::Handler,
         Self::SessionTaken,
         Self::Shutdown,
@@ -83,6 +93,9 @@ impl CloseReason {
             Self::InvalidPayload => "invalid_payload",
             Self::MessageTooBig => "message_too_big",
             Self::SlowConsumer => "slow_consumer",
+            Self::MessageTimeout => "message_timeout",
+            Self::UnfinishedEvicted => "unfinished_evicted",
+            Self::PingFlood => "ping_flood",
             Self::Handler => "handler",
             Self::SessionTaken => "session_taken",
             Self::Shutdown => "shutdown",
@@ -96,7 +109,10 @@ impl CloseReason {
         match self {
             Self::ProtocolError => Some(1002),
             Self::InvalidPayload => Some(1007),
-            Self::SlowConsumer => Some(1008),
+            Self::SlowConsumer
+            | Self::MessageTimeout
+            | Self::UnfinishedEvicted
+            | Self::PingFlood => Some(1008),
             Self::MessageTooBig => Some(1009),
             _ => None,
         }

@@ -158,8 +158,22 @@ pub const MAX_GATHERED_FRAMES: usize = 64;
 /// sends without reading is slowed down and not stored.
 pub const READ_PAUSE_BYTES: usize = 64 << 10;
 
+/// Pongs that may wait for one client; of its further pings only the latest is answered. Clients
+/// that ping have one ping out, and test suites ten.
+pub const PONGS_WAITING: u32 = 16;
+
+/// In how many ticks a client's pings are counted against `server.max_pings_per_second`.
+pub const PING_WINDOW_TICKS: u32 = (1_000 / TICK_MS) as u32;
+
 /// Publications that a shard works on at once; more wait in the inbox.
 pub const FAN_OUTS: usize = 64;
+
+/// A message to a client that is longer may not have room in its socket and wait there; nearly
+/// everything shorter is sent at once.
+pub const SEND_AT_ONCE_BYTES: usize = 16 << 10;
+
+/// Publications in use that are looked at per tick for whether anybody still waits for them.
+pub const PUBLICATIONS_LOOKED_AT: usize = 256;
 
 /// Spare send buffers that a shard keeps, and the largest that is worth keeping.
 pub const SPARE_BUFFERS: usize = 256;

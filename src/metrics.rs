@@ -93,6 +93,11 @@ pub struct ShardMetrics {
     pub subscriptions: Count,
     /// Bytes queued for clients that the kernel has not taken yet (gauge).
     pub queued_bytes: Count,
+    /// Memory that messages to clients hold, those on their way and publications included
+    /// (gauge).
+    pub output_held_bytes: Count,
+    /// Memory that unfinished messages of clients hold (gauge).
+    pub unfinished_bytes: Count,
     /// Milliseconds that ended connections had been open, in total.
     pub connection_ms: Count,
     /// The sum, over the open connections, of when each was accepted, in `tick_ms`. With their

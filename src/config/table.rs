@@ -186,6 +186,25 @@ keys! {
         /// be smaller than a message.
         max_queued_bytes: usize = Number(MIB), between(1024, 1024 * MIB), "bytes";
 
+        /// How much memory messages to all clients may hold that the kernel has not taken yet,
+        /// over all shards. Above it those are cut, as too slow, for whom something has been
+        /// waiting for longest. What many clients wait for is counted once per shard.
+        max_total_queued_bytes: u64 =
+            Number(1024 * MIB), between(MIB, 1 << 50), "bytes";
+
+        /// How long a client may take from the first byte of a message to its last. Without an
+        /// end, whoever never finishes his message would keep its memory. The default is what
+        /// the longest message takes at 70 kbit/s.
+        message_timeout_ms: u64 = Number(120_000), zero_or("no limit", 10, DAY_MS), "ms";
+
+        /// How much may be kept of messages that have not arrived completely, of all clients
+        /// together. One byte more closes those whose message has been unfinished for longest.
+        max_unfinished_bytes: u64 = Number(256 * MIB), between(MIB, 1 << 50), "bytes";
+
+        /// How many pings a client may send in a second; more closes the connection. Clients
+        /// that ping do so every few seconds.
+        max_pings_per_second: u32 = Number(100), zero_or("no limit", 1, 1_000_000), "pings";
+
         /// A send that makes no progress for this long cuts the connection: the client has
         /// stopped reading, or is gone without a word.
         write_timeout_ms: u64 = Number(30_000), between(10, HOUR_MS), "ms";

@@ -19,6 +19,8 @@ pub struct Deadlines {
     pub close: u32,
     /// A queue of which nothing was taken for so long is a reader that is stuck.
     pub write: u32,
+    /// From the first byte of a message to its last; 0: as long as it takes.
+    pub message: u32,
     /// How long what a client still sends is discarded after the last bytes to it.
     pub linger: u32,
     /// Quiet time after which a lasting receive is not worth its memory.
@@ -49,6 +51,8 @@ pub enum Due {
     KeepaliveTimeout,
     /// The reader is stuck.
     WriteTimeout,
+    /// A message has begun and does not end.
+    MessageTimeout,
     /// Close was not answered, or the last bytes not taken, in time.
     CloseTimeout,
 }
@@ -82,6 +86,13 @@ fn open(connection: &Connection, now: u32, limits: &Deadlines) -> Due {
         match passed(outbound.progress_tick, limits.write, now) {
             Ok(()) => return Due::WriteTimeout,
             Err(at) => next = Some(at),
+        }
+    }
+    let begun = connection.partial.as_ref().and_then(|partial| partial.begun_tick);
+    if let Some(begun) = begun.filter(|_| limits.message > 0) {
+        match passed(begun, limits.message, now) {
+            Ok(()) => return Due::MessageTimeout,
+            Err(at) => next = Some(next.map_or(at, |write| earlier(at, write, now))),
         }
     }
     if connection.in_flight.has(InFlight::LASTING) {
@@ -143,6 +154,7 @@ mod tests {
         pong_timeout: 20,
         close: 30,
         write: 60,
+        message: 80,
         linger: 10,
         calm: 5,
     };
@@ -186,6 +198,22 @@ mod tests {
         assert_eq!(due(&connection, 1_005, &LIMITS), Due::Calm(1_006));
         let no_pings = Deadlines { ping_interval: 0, ..LIMITS };
         assert_eq!(due(&connection, 1_004, &no_pings), Due::Later(1_005));
+    }
+
+    #[test]
+    fn a_message_has_its_time_from_its_first_byte_whatever_comes_meanwhile() {
+        let mut connection = open_at(1_050);
+        connection.partial = Some(Box::default());
+        assert_eq!(due(&connection, 1_050, &LIMITS), Due::Later(1_150), "nobody knows since when");
+        if let Some(partial) = &mut connection.partial {
+            partial.begun_tick = Some(1_000);
+        }
+        assert_eq!(due(&connection, 1_050, &LIMITS), Due::Later(1_080));
+        assert_eq!(due(&connection, 1_080, &LIMITS), Due::MessageTimeout);
+        let any = Deadlines { message: 0, ..LIMITS };
+        assert_eq!(due(&connection, 1_080, &any), Due::Later(1_150));
+        connection.partial = None;
+        assert_eq!(due(&connection, 1_080, &LIMITS), Due::Later(1_150));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod deadline;
 pub mod outbound;
+pub mod pongs;
 
 use crate::admission::SourceKey;
 use crate::client_address::Provenance;

@@ -90,6 +90,14 @@ impl Frame {
     pub fn is_empty(&self) -> bool {
         self.bytes().is_empty()
     }
+
+    /// Memory that this frame holds for its connection alone, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Self::Own(bytes) => size_of::<Self>() + bytes.capacity(),
+            Self::Shared(_) => size_of::<Self>(),
+        }
+    }
 }
 
 /// What one send carries: one frame, or several gathered without copying.
@@ -127,6 +135,14 @@ impl SendBatch {
         match self {
             Self::One { frame, sent } => frame.len() - sent,
             Self::Many { frames, sent } => frames.iter().map(Frame::len).sum::<usize>() - sent,
+        }
+    }
+
+    /// Memory that the frames hold for this connection alone, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Self::One { frame, .. } => frame.held_bytes(),
+            Self::Many { frames, .. } => frames.iter().map(Frame::held_bytes).sum(),
         }
     }
 

@@ -20,6 +20,8 @@ impl<R: Ring> Shard<R> {
             self.metrics.stale_completions.add(1);
             if let Outcome::Received { result: Ok(Some(received)), .. } = outcome {
                 self.ring.give_back(received);
+            } else if let Outcome::Sent(_, batch) = outcome {
+                self.output.release(batch.held_bytes());
             }
             return;
         }

@@ -79,13 +79,16 @@ impl<R: Ring> Shard<R> {
     pub(super) fn fan_out_to_channel(&mut self, channel: &str, frame: Arc<[u8]>) {
         if let Some(visit) = self.registry.begin_visit(channel) {
             let publication = Publication::new(frame);
+            self.output.publish(&publication.plain);
             self.fan_outs.push_back(FanOut { publication, to: Audience::Channel(visit) });
         }
     }
 
     pub(super) fn fan_out_to_everybody(&mut self, frame: Arc<[u8]>) {
         let to = Audience::Everybody { next: 0 };
-        self.fan_outs.push_back(FanOut { publication: Publication::new(frame), to });
+        let publication = Publication::new(frame);
+        self.output.publish(&publication.plain);
+        self.fan_outs.push_back(FanOut { publication, to });
     }
 
     pub(super) fn go_on_fanning_out(&mut self) {
@@ -140,6 +143,8 @@ impl<R: Ring> Shard<R> {
             return self.give_up_on_reader(token);
         }
         self.metrics.messages_sent.add(1);
-        self.send(token, Frame::Shared(Rc::clone(frame)));
+        let frame = Frame::Shared(Rc::clone(frame));
+        self.send(token, frame);
+        self.look_at_output();
     }
 }

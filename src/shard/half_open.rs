@@ -52,7 +52,7 @@ impl HalfOpen {
 /// half of what there was, so the queue is never longer than three times what is live, and no
 /// step of it is long.
 #[derive(Debug, Default)]
-struct Queue {
+pub(super) struct Queue {
     /// Older than `unseen`; looked at in this round.
     seen: VecDeque<Token>,
     unseen: VecDeque<Token>,
@@ -61,7 +61,7 @@ struct Queue {
 impl Queue {
     const LOOKS: usize = 3;
 
-    fn push(&mut self, token: Token, is_live: impl Fn(Token) -> bool) {
+    pub(super) fn push(&mut self, token: Token, is_live: impl Fn(Token) -> bool) {
         self.unseen.push_back(token);
         for _ in 0..Self::LOOKS {
             let Some(token) = self.unseen.pop_front() else { break };
@@ -95,8 +95,7 @@ impl Queue {
     }
 
     /// Takes out the oldest that is live.
-    #[cfg(test)]
-    fn pop(&mut self, is_live: impl Fn(Token) -> bool) -> Option<Token> {
+    pub(super) fn pop(&mut self, is_live: impl Fn(Token) -> bool) -> Option<Token> {
         self.pop_if(is_live, |_| true)
     }
 }

@@ -13,6 +13,7 @@ mod effects;
 mod fan_out;
 mod gathering;
 mod half_open;
+mod hostile;
 mod on_accept;
 mod on_close;
 mod on_message;
@@ -55,6 +56,7 @@ use drain::Drain;
 use fan_out::FanOut;
 use gathering::Gathering;
 use half_open::HalfOpen;
+use hostile::{Output, PingCounts, Unfinished};
 use on_accept::Accepting;
 use on_receive::BeforeUpgrade;
 use placement::Placement;
@@ -113,6 +115,9 @@ pub struct Shard<R: Ring> {
     accepting: Accepting,
     refusing: Refusing,
     half_open: HalfOpen,
+    unfinished: Unfinished,
+    output: Output,
+    ping_counts: PingCounts,
     connections: Connections,
     before_upgrade: HashMap<FileSlot, BeforeUpgrade, RandomState>,
     unadmitted: HashMap<FileSlot, Unadmitted, RandomState>,
@@ -143,6 +148,9 @@ impl<R: Ring> Shard<R> {
         let half_open = HalfOpen::new(parts.settings.half_open);
         let refusing = Refusing::new(&parts.settings);
         let gathering = Gathering::new(parts.settings.gather);
+        let unfinished = Unfinished::new(parts.settings.max_unfinished_bytes);
+        let output = Output::new(parts.settings.max_output_bytes);
+        let ping_counts = PingCounts::new(parts.settings.max_pings_per_second, parts.hash.clone());
         let outgoing = Outgoing::new(parts.settings.compression_threshold);
         Self {
             index: parts.index,
@@ -162,6 +170,9 @@ impl<R: Ring> Shard<R> {
             accepting: Accepting::new(capacity),
             refusing,
             half_open,
+            unfinished,
+            output,
+            ping_counts,
             connections: Connections::default(),
             before_upgrade: HashMap::with_hasher(parts.hash.clone()),
             unadmitted: HashMap::with_hasher(parts.hash.clone()),

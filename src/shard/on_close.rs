@@ -43,20 +43,30 @@ impl<R: Ring> Shard<R> {
     /// The client broke the protocol: it is told, and what it still sends is discarded
     /// (RFC 6455 7.1.7).
     pub(super) fn fail(&mut self, token: Token, violation: Violation) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
         debug!(slot = token.slot, %violation, "protocol violation");
-        connection.partial = None;
-        if connection.state == State::Closing {
-            return self.end_quietly(token);
-        }
         let code = violation.close_code().into();
-        connection.reason = Some(match code {
+        let reason = match code {
             1007 => CloseReason::InvalidPayload,
             1009 => CloseReason::MessageTooBig,
             _ => CloseReason::ProtocolError,
-        });
+        };
+        self.fail_for(token, reason, violation.reason());
+    }
+
+    /// The client is told what was wrong, which is one of the reasons that have a code of their
+    /// own, and what it still sends is discarded.
+    pub(super) fn fail_for(&mut self, token: Token, reason: CloseReason, text: &str) {
+        self.drop_unfinished(token);
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        match connection.state {
+            State::Open => {}
+            State::Closing => return self.end_quietly(token),
+            _ => return,
+        }
+        connection.reason = Some(reason);
         connection.facts.note(Facts::CLOSE_SENT);
-        self.send_close(token, code, violation.reason());
+        debug_assert!(reason.close_code().is_some());
+        self.send_close(token, reason.close_code().unwrap_or(1008), text);
         self.flush_and_linger(token);
     }
 
@@ -135,7 +145,6 @@ impl<R: Ring> Shard<R> {
         if !connection.facts.has(Facts::OPENED) {
             self.half_open.left();
         }
-        connection.partial = None;
         let subscriptions =
             std::mem::replace(&mut connection.subscriptions, crate::connection::NONE);
         let in_flight = connection.in_flight;
@@ -144,6 +153,8 @@ impl<R: Ring> Shard<R> {
         } else if in_flight.waits_for_peer() {
             self.reset(token);
         }
+        self.drop_unfinished(token);
+        self.note_taken(token);
         self.registry.leave(subscriptions);
         self.metrics.subscriptions.set(self.registry.len() as u64);
         self.before_upgrade.remove(&token.slot);
@@ -232,6 +243,7 @@ impl<R: Ring> Shard<R> {
         if let Some(queue) = connection.outbound.take() {
             let queued = &self.metrics.queued_bytes;
             queued.set(queued.get().saturating_sub(queue.bytes() as u64));
+            self.output.release(queue.held_bytes());
         }
     }
 }

@@ -7,6 +7,7 @@ use super::Shard;
 use super::refusing::TurnedAway;
 use super::unadmitted::Standing;
 use crate::close_reason::CloseReason;
+use crate::connection::pongs::Pongs;
 use crate::connection::{Facts, InFlight, State};
 use crate::handler::Inbound;
 use crate::http::refusal::{Refusal, Status};
@@ -380,6 +381,8 @@ impl<R: Ring> Shard<R> {
         let effects = &mut self.effects;
         let window = connection.facts.window();
         effects.window = window;
+        let unfinished = connection.partial.as_ref().map_or(0, |partial| partial.held_bytes());
+        let mut pongs = Pongs::new(connection.outbound.as_ref().map_or(0, |queue| queue.pongs));
         let mut incoming = Incoming::new(bytes, &mut connection.partial, rules);
         if window.is_some() {
             incoming = incoming.inflating(&mut self.inflater);
@@ -394,7 +397,7 @@ impl<R: Ring> Shard<R> {
                 // After our own Close nothing more may be sent (RFC 6455 5.5.1).
                 Ok(Some(_)) if !is_open => {}
                 Ok(Some(Event::Ping(payload))) => {
-                    frame::encode(OpCode::Control(Control::Pong), payload, &mut effects.bytes);
+                    pongs.answer(payload, &mut effects.bytes);
                 }
                 Ok(Some(Event::Text(text))) => {
                     messages += 1;
@@ -412,10 +415,33 @@ impl<R: Ring> Shard<R> {
             self.count_compression();
         }
         self.apply_effects(token);
+        self.send_pongs(token, &pongs);
+        self.note_unfinished(token, unfinished);
+        self.note_pings(token, pongs.pings());
+        self.look_at_output();
         match ended {
             Ended::No => {}
             Ended::Closed { code } => self.on_peer_close(token, code),
             Ended::Violated(violation) => self.fail(token, violation),
+        }
+    }
+
+    /// Behind the replies of a chunk: the pong for its latest ping, if that has none yet.
+    fn send_pongs(&mut self, token: Token, pongs: &Pongs) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if let Some(queue) = &mut connection.outbound {
+            queue.pongs += pongs.answered();
+        }
+        let Some(pong) = pongs.latest().map(Frame::Own) else { return };
+        let Some(queue) = &mut connection.outbound else { return self.send(token, pong) };
+        let (len, held) = (pong.len() as u64, pong.held_bytes());
+        let earlier = queue.set_pong(pong);
+        self.metrics.queued_bytes.add(len);
+        self.output.hold(held);
+        if let Some(earlier) = earlier {
+            let queued = &self.metrics.queued_bytes;
+            queued.set(queued.get().saturating_sub(earlier.len() as u64));
+            self.output.release(earlier.held_bytes());
         }
     }
 
@@ -426,8 +452,8 @@ impl<R: Ring> Shard<R> {
     }
 
     fn on_peer_close(&mut self, token: Token, code: Option<u16>) {
+        self.drop_unfinished(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
-        connection.partial = None;
         match connection.state {
             State::Closing => {
                 connection.facts.note(Facts::ACKNOWLEDGED);

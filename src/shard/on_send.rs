@@ -12,7 +12,12 @@ impl<R: Ring> Shard<R> {
     /// Sends a frame, now or behind what is on its way already.
     pub(super) fn send(&mut self, token: Token, frame: Frame) {
         let tick = self.tick;
+        let held = frame.held_bytes();
+        if held > limits::SEND_AT_ONCE_BYTES {
+            self.note_waiting(token);
+        }
         let Some(connection) = self.connections.get_mut(token) else { return };
+        self.output.hold(held);
         if !connection.in_flight.has(InFlight::SEND) {
             connection.in_flight.begin(InFlight::SEND);
             self.ring.start(Operation::Send(token, SendBatch::one(frame)));
@@ -22,8 +27,12 @@ impl<R: Ring> Shard<R> {
         let queue = connection.outbound.get_or_insert_with(|| Box::new(Outbound::new(tick)));
         self.metrics.queued_bytes.add(frame.len() as u64);
         queue.push(frame);
-        if begins && connection.state == State::Open {
-            self.set_open_timer(token);
+        if begins {
+            let open = connection.state == State::Open;
+            self.note_waiting(token);
+            if open {
+                self.set_open_timer(token);
+            }
         }
     }
 
@@ -34,6 +43,8 @@ impl<R: Ring> Shard<R> {
         mut batch: SendBatch,
     ) {
         let tick = self.tick;
+        let held = batch.held_bytes();
+        self.output.release(held);
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.in_flight.end(InFlight::SEND);
         if connection.state == State::Ending {
@@ -47,6 +58,7 @@ impl<R: Ring> Shard<R> {
         if batch.remaining() > 0 {
             // A queue also if nothing else waits: its progress is what a stuck reader is known by.
             connection.outbound.get_or_insert_with(|| Box::new(Outbound::new(tick)));
+            self.output.hold(batch.held_bytes());
             next = Some(batch);
         } else if let SendBatch::One { frame: Frame::Own(bytes), .. } = batch {
             recycle(&mut self.spare, bytes);
@@ -69,12 +81,16 @@ impl<R: Ring> Shard<R> {
                 connection.in_flight.begin(InFlight::SEND);
                 let open = connection.state == State::Open;
                 self.ring.start(Operation::Send(token, batch));
-                if begins && open {
-                    self.set_open_timer(token);
+                if begins {
+                    self.note_waiting(token);
+                    if open {
+                        self.set_open_timer(token);
+                    }
                 }
             }
             None => {
                 connection.outbound = None;
+                self.note_taken(token);
                 self.on_all_sent(token);
             }
         }

@@ -56,6 +56,7 @@ impl<R: Ring> Shard<R> {
         }
         self.due = due;
         self.give_up_on_sessions();
+        self.on_hostile_tick();
         self.resume_accepting(false);
         self.talk_about_budget(true);
         let sources = self.admission.ip_mut();
@@ -77,6 +78,7 @@ impl<R: Ring> Shard<R> {
             Due::HandshakeTimeout => self.end(token, CloseReason::HandshakeTimeout),
             Due::KeepaliveTimeout => self.cut(token, CloseReason::KeepaliveTimeout),
             Due::WriteTimeout => self.cut(token, CloseReason::SlowConsumer),
+            Due::MessageTimeout => self.on_message_timeout(token),
             Due::CloseTimeout => self.cut(token, CloseReason::Reset),
         }
     }

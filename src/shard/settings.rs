@@ -26,6 +26,12 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// Most bytes that wait for one client.
     pub max_queued_bytes: usize,
+    /// A shard's part of what may be held for all clients that do not read, in bytes.
+    pub max_output_bytes: u64,
+    /// A shard's part of what may be held of unfinished messages, in bytes.
+    pub max_unfinished_bytes: u64,
+    /// Pings of one client in a second; 0: any number.
+    pub max_pings_per_second: u32,
     /// Receive buffers.
     pub receive_buffers: u16,
     /// Bytes of a receive buffer: a receive that fills one has left something behind.
@@ -70,12 +76,19 @@ impl Settings {
                 pong_timeout: ticks(config.keepalive.timeout_ms),
                 close: ticks(config.shutdown.close_timeout_ms),
                 write: ticks(config.server.write_timeout_ms),
+                message: match config.server.message_timeout_ms {
+                    0 => 0,
+                    ms => ticks(ms),
+                },
                 linger: ticks(LINGER_MS),
                 calm: ticks(CALM_MS),
             },
             compression_threshold: config.server.compression_threshold_bytes,
             max_message_bytes: config.server.max_message_bytes,
             max_queued_bytes: config.server.max_queued_bytes,
+            max_output_bytes: part(config.server.max_total_queued_bytes, shards),
+            max_unfinished_bytes: part(config.server.max_unfinished_bytes, shards),
+            max_pings_per_second: config.server.max_pings_per_second,
             receive_buffers: config.server.receive_buffers,
             receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
             gather: Duration::from_micros(config.server.gather_us),
@@ -100,8 +113,12 @@ impl Settings {
     }
 }
 
+/// A shard's part of a budget of the whole server.
+fn part(server: u64, shards: usize) -> u64 {
+    server.div_ceil(shards.max(1) as u64)
+}
+
 /// A shard's part of the server's half-open connections: at least what one turn can accept.
 fn half_open(server: u64, shards: usize) -> usize {
-    let part = server.div_ceil(shards.max(1) as u64);
-    usize::try_from(part).unwrap_or(usize::MAX).max(limits::ACCEPTS as usize)
+    usize::try_from(part(server, shards)).unwrap_or(usize::MAX).max(limits::ACCEPTS as usize)
 }

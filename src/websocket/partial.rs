@@ -33,6 +33,8 @@ pub struct Partial {
     message: Option<Message>,
     /// The payload so far of the control frame that is arriving.
     control: Vec<u8>,
+    /// When it began, in the owner's time; the owner sets it.
+    pub(crate) begun_tick: Option<u32>,
 }
 
 /// A frame whose header is complete and whose payload is not.
@@ -267,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_state_of_an_unfinished_message_is_small() {
-        assert!(size_of::<Partial>() <= 136, "{}", size_of::<Partial>());
+        assert!(size_of::<Partial>() <= 144, "{}", size_of::<Partial>());
     }
 
     #[test]

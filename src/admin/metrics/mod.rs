@@ -211,6 +211,18 @@ fn messages(page: &mut Page<'_, '_>) -> Result<(), Error> {
         "Bytes queued for clients that the kernel has not taken yet",
         |shard| shard.queued_bytes.get(),
     )?;
+    page.gauge_by_shard(
+        "tidegate_output_held",
+        BYTES,
+        "Memory that messages to clients hold until the kernel has taken them",
+        |shard| shard.output_held_bytes.get(),
+    )?;
+    page.gauge_by_shard(
+        "tidegate_unfinished_messages",
+        BYTES,
+        "Memory that messages of clients hold that have not arrived completely",
+        |shard| shard.unfinished_bytes.get(),
+    )?;
     page.total("tidegate_pings_sent", None, "Pings to silent clients", |shard| &shard.pings_sent)?;
     compression(page)
 }

@@ -1,0 +1,283 @@
+//! What a client may make the server hold, and the budgets of all clients together.
+//!
+//! One client is bounded by its own limits: the message it sends, the queue it does not read, the
+//! pings. Here is what a thousand of them do together: messages that never end
+//! ([`Unfinished`]), replies and publications that nobody reads ([`Output`]), pings
+//! ([`PingCounts`]). Each is a number of bytes or of frames with a limit; above it those who cause it
+//! are closed, and counted. A shard has an equal part of the server's budget.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+
+use super::Shard;
+use super::connections::Connections;
+use super::half_open::Queue;
+use crate::close_reason::CloseReason;
+use crate::connection::State;
+use crate::limits;
+use crate::ring::{FileSlot, Ring, Token};
+
+/// Messages of clients that have begun and not ended, oldest first.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    budget: u64,
+    held: u64,
+    oldest: Queue,
+}
+
+impl Unfinished {
+    pub(super) fn new(budget: u64) -> Self {
+        Self { budget, held: 0, oldest: Queue::default() }
+    }
+}
+
+/// Connections for which something waits, the longest waiting first.
+#[derive(Debug, Default)]
+struct Waiting {
+    since: HashMap<FileSlot, u32, RandomState>,
+    order: BTreeSet<(u32, FileSlot)>,
+}
+
+impl Waiting {
+    fn begin(&mut self, slot: FileSlot, tick: u32) {
+        if let Entry::Vacant(entry) = self.since.entry(slot) {
+            entry.insert(tick);
+            self.order.insert((tick, slot));
+        }
+    }
+
+    fn end(&mut self, slot: FileSlot) {
+        if let Some(tick) = self.since.remove(&slot) {
+            self.order.remove(&(tick, slot));
+        }
+    }
+}
+
+/// What waits for clients, or is on its way to them.
+#[derive(Debug)]
+pub(super) struct Output {
+    budget: u64,
+    /// Of single connections.
+    own: u64,
+    /// Publications that somebody may still wait for, and their lengths.
+    publications: VecDeque<(Weak<Arc<[u8]>>, usize)>,
+    published: u64,
+    waiting: Waiting,
+}
+
+impl Output {
+    pub(super) fn new(budget: u64) -> Self {
+        let (publications, waiting) = (VecDeque::new(), Waiting::default());
+        Self { budget, own: 0, publications, published: 0, waiting }
+    }
+
+    /// A connection holds so many bytes more.
+    pub(super) fn hold(&mut self, bytes: usize) {
+        self.own += bytes as u64;
+    }
+
+    /// A connection holds so many bytes less.
+    pub(super) fn release(&mut self, bytes: usize) {
+        debug_assert!(self.own >= bytes as u64, "more given back than was held");
+        self.own = self.own.saturating_sub(bytes as u64);
+    }
+
+    /// A publication is counted once, for as long as anybody waits for it.
+    pub(super) fn publish(&mut self, frame: &Rc<Arc<[u8]>>) {
+        self.published += frame.len() as u64;
+        self.publications.push_back((Rc::downgrade(frame), frame.len()));
+    }
+
+    /// Forgets publications that nobody waits for any more, some at a time.
+    fn look_at_publications(&mut self) {
+        for _ in 0..self.publications.len().min(limits::PUBLICATIONS_LOOKED_AT) {
+            let Some((frame, len)) = self.publications.pop_front() else { return };
+            if frame.strong_count() == 0 {
+                self.published = self.published.saturating_sub(len as u64);
+            } else {
+                self.publications.push_back((frame, len));
+            }
+        }
+    }
+
+    fn held(&self) -> u64 {
+        self.own + self.published
+    }
+
+    /// True if there is more than the budget allows.
+    pub(super) fn is_over(&mut self) -> bool {
+        if self.held() > self.budget {
+            self.look_at_publications();
+        }
+        self.held() > self.budget
+    }
+}
+
+/// Who has pinged in this second, and how often. Only those who ping are in it.
+#[derive(Debug)]
+pub(super) struct PingCounts {
+    most: u32,
+    counts: HashMap<FileSlot, (u32, u32), RandomState>,
+    until: u32,
+}
+
+impl PingCounts {
+    pub(super) fn new(most: u32, hash: RandomState) -> Self {
+        Self { most, counts: HashMap::with_hasher(hash), until: 0 }
+    }
+
+    /// Counts pings of a connection; true if they are too many.
+    fn are_too_many(&mut self, token: Token, pings: u32) -> bool {
+        if self.most == 0 || pings == 0 {
+            return false;
+        }
+        let (generation, count) = self.counts.entry(token.slot).or_insert((token.generation, 0));
+        if *generation != token.generation {
+            (*generation, *count) = (token.generation, 0);
+        }
+        *count = count.saturating_add(pings);
+        *count > self.most
+    }
+
+    /// Begins anew every second.
+    fn on_tick(&mut self, tick: u32) {
+        if tick.wrapping_sub(self.until) < u32::MAX / 2 {
+            self.counts.clear();
+            self.until = tick.wrapping_add(limits::PING_WINDOW_TICKS);
+        }
+    }
+}
+
+/// The connection is in the middle of a message.
+fn is_unfinished(connections: &Connections, token: Token) -> bool {
+    connections.slot(token.slot).is_some_and(|connection| {
+        connection.generation == token.generation
+            && connection.state != State::Vacant
+            && connection.partial.is_some()
+    })
+}
+
+impl<R: Ring> Shard<R> {
+    /// After bytes of a client: what it holds of its message now, where it held `before`.
+    pub(super) fn note_unfinished(&mut self, token: Token, before: usize) {
+        let tick = self.tick;
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let (mut after, mut begins) = (0, false);
+        if let Some(partial) = &mut connection.partial {
+            after = partial.held_bytes();
+            begins = partial.begun_tick.is_none();
+            partial.begun_tick.get_or_insert(tick);
+        }
+        let open = connection.state == State::Open;
+        let unfinished = &mut self.unfinished;
+        unfinished.held = (unfinished.held + after as u64).saturating_sub(before as u64);
+        if begins {
+            let connections = &self.connections;
+            unfinished.oldest.push(token, |token| is_unfinished(connections, token));
+            if open && self.settings.deadlines.message > 0 {
+                self.set_open_timer(token);
+            }
+        }
+        while self.unfinished.held > self.unfinished.budget {
+            let connections = &self.connections;
+            let oldest = self.unfinished.oldest.pop(|token| is_unfinished(connections, token));
+            let Some(oldest) = oldest else { break };
+            let text = "too much is unfinished of all messages";
+            self.fail_for(oldest, CloseReason::UnfinishedEvicted, text);
+        }
+        self.metrics.unfinished_bytes.set(self.unfinished.held);
+    }
+
+    /// Forgets what a client has sent of a message.
+    pub(super) fn drop_unfinished(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if let Some(partial) = connection.partial.take() {
+            let held = partial.held_bytes() as u64;
+            self.unfinished.held = self.unfinished.held.saturating_sub(held);
+            self.metrics.unfinished_bytes.set(self.unfinished.held);
+        }
+    }
+
+    /// A message has taken too long.
+    pub(super) fn on_message_timeout(&mut self, token: Token) {
+        self.fail_for(token, CloseReason::MessageTimeout, "the message did not end in time");
+    }
+
+    /// Counts a client's pings.
+    pub(super) fn note_pings(&mut self, token: Token, pings: u32) {
+        if self.ping_counts.are_too_many(token, pings) {
+            self.fail_for(token, CloseReason::PingFlood, "too many pings");
+        }
+    }
+
+    /// Something waits for a client from now on, or may do so.
+    pub(super) fn note_waiting(&mut self, token: Token) {
+        self.output.waiting.begin(token.slot, self.tick);
+    }
+
+    /// Nothing waits for it any more.
+    pub(super) fn note_taken(&mut self, token: Token) {
+        if !self.output.waiting.order.is_empty() {
+            self.output.waiting.end(token.slot);
+        }
+    }
+
+    /// Something more was queued: if it is too much of all together, the client is cut for which
+    /// something has been waiting for longest. A Close would keep what waits until it is answered.
+    pub(super) fn look_at_output(&mut self) {
+        if !self.output.is_over() {
+            return;
+        }
+        let Some((_, slot)) = self.output.waiting.order.pop_first() else { return };
+        self.output.waiting.since.remove(&slot);
+        if let Some(token) = self.connections.token(slot) {
+            self.cut(token, CloseReason::SlowConsumer);
+        }
+    }
+
+    pub(super) fn on_hostile_tick(&mut self) {
+        self.ping_counts.on_tick(self.tick);
+        self.output.look_at_publications();
+        self.metrics.output_held_bytes.set(self.output.held());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publication_is_counted_once_and_until_nobody_waits_for_it() {
+        let mut output = Output::new(100);
+        let frame: Rc<Arc<[u8]>> = Rc::new(vec![0; 80].into());
+        output.publish(&frame);
+        let handles = vec![Rc::clone(&frame); 1000];
+        assert!(!output.is_over());
+        output.hold(30);
+        assert!(output.is_over());
+        drop((frame, handles));
+        assert!(!output.is_over(), "looked at because it was over");
+        output.release(30);
+        assert_eq!(output.held(), 0);
+    }
+
+    #[test]
+    fn pings_are_counted_for_one_life_of_a_slot_and_one_second() {
+        let mut counts = PingCounts::new(10, RandomState::with_seeds(1, 2, 3, 4));
+        let (one, next) = (Token::new(7, 1), Token::new(7, 2));
+        counts.on_tick(5);
+        assert!(!counts.are_too_many(one, 10));
+        assert!(counts.are_too_many(one, 1));
+        assert!(!counts.are_too_many(next, 10), "another connection");
+        counts.on_tick(5 + limits::PING_WINDOW_TICKS - 1);
+        assert!(counts.are_too_many(next, 1));
+        counts.on_tick(5 + limits::PING_WINDOW_TICKS);
+        assert!(!counts.are_too_many(next, 10), "another second");
+        assert!(!PingCounts::new(0, RandomState::with_seeds(1, 2, 3, 4)).are_too_many(one, 1000));
+    }
+}
