@@ -219,6 +219,38 @@ fn single_bytes_make_no_difference() {
 }
 
 #[test]
+fn a_cut_at_any_byte_makes_no_difference() {
+    // Hundreds of connections at once, each cut at another byte.
+    let server = server();
+    support::crowd::raise_open_files();
+    for (name, status, request) in table() {
+        // Of the very long ones every 61st byte; each by itself is cut in `http/upgrade`.
+        let step = if request.len() > 1000 { 61 } else { 1 };
+        let begin = |cut: usize| {
+            let mut stream = socket::connect(server.clients).unwrap();
+            stream.write_all(&request[..cut]).unwrap();
+            (cut, stream)
+        };
+        let begun: Vec<_> = (1..request.len()).step_by(step).map(begin).collect();
+        for (cut, mut stream) in begun {
+            match stream.write_all(&request[cut..]) {
+                Ok(()) => {}
+                Err(error) if wire::is_reset(&error) && status != 101 => {}
+                Err(error) => panic!("{name}, cut at {cut}: {error}"),
+            }
+            if status == 101 {
+                let client = read_answer(name, stream);
+                client.unwrap_or_else(|response| panic!("{name}, cut at {cut}: {response:?}"));
+                continue;
+            }
+            let (received, _) = wire::read_to_end(&mut stream).unwrap();
+            let response = check_refusal(name, &received);
+            assert_eq!(response.status, status, "{name}, cut at {cut}");
+        }
+    }
+}
+
+#[test]
 fn an_allowed_origin_and_no_origin_are_let_in() {
     let server = server();
     for headers in [&[][..], &["Origin: http://good.example"]] {
