@@ -75,12 +75,11 @@ fn run(suite: &Path, name: &str, groups: &[&[&str]], settings: &[&str]) -> Resul
     let report = suite.join("report").join(name);
     let _ = fs::remove_dir_all(&report);
     std::thread::scope(|scope| {
-        let run = |(index, cases): (usize, &&[&str])| {
-            let (server, cases) = (&server, *cases);
-            let report = report.join(index.to_string());
-            scope.spawn(move || run_group(suite, &report, cases, server))
-        };
-        let running: Vec<_> = groups.iter().enumerate().map(run).collect();
+        let mut running = Vec::new();
+        for (index, cases) in groups.iter().enumerate() {
+            let (server, report) = (&server, report.join(index.to_string()));
+            running.push(scope.spawn(move || run_group(suite, &report, cases, server)));
+        }
         running.into_iter().flat_map(|group| group.join().expect("results")).collect()
     })
 }
@@ -179,14 +178,16 @@ fn every_case_is_as_the_committed_results_say() {
         save(&results);
     }
     let expected = expected();
+    let strict = ("OK".to_owned(), "OK".to_owned());
+    // What has no committed result yet has to be right.
     let differ: Vec<_> = results
         .iter()
         .filter(|(case, (behaviour, close, _))| {
-            expected.get(case) != Some(&(behaviour.clone(), close.clone()))
+            expected.get(case).unwrap_or(&strict) != &(behaviour.clone(), close.clone())
         })
         .collect();
     assert!(differ.is_empty(), "not as expected: {differ:#?}");
-    let least = if mode == "quick" { 230 } else { expected.len() };
+    let least = if mode == "quick" { 261 } else { 517 };
     assert!(results.len() >= least, "only {} cases ran", results.len());
 }
 
