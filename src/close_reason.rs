@@ -134,17 +134,20 @@ pub enum DrainOutcome {
     Forced,
     /// Still in its handshake when the drain began, and refused.
     RefusedLate,
+    /// Still there when the drain was cancelled, and told that the server stays.
+    Stayed,
 }
 
 impl DrainOutcome {
     /// All variants, in the order of [`Self::index`].
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::PeerClosed,
         Self::CloseAcknowledged,
         Self::CloseSent,
         Self::Reset,
         Self::Forced,
         Self::RefusedLate,
+        Self::Stayed,
     ];
 
     /// Position in tables of counters.
@@ -161,6 +164,7 @@ impl DrainOutcome {
             Self::Reset => "reset",
             Self::Forced => "forced",
             Self::RefusedLate => "refused_late",
+            Self::Stayed => "stayed",
         }
     }
 }

@@ -84,6 +84,23 @@ pub const VISITS_PER_TURN: usize = 512;
 /// time that it waits for them.
 pub const GATHERED: usize = 64;
 
+/// How long the pace of a drain rises from nothing, at most: whoever takes the clients in sees
+/// them come within a second and not at once. A short drain has a tenth of its time for it.
+pub const DRAIN_RAMP_MS: u64 = 1_000;
+
+/// No client is told to come back sooner than this after its connection was closed.
+pub const FIRST_SLOT_MS: u64 = 100;
+
+/// Ends of connections in a drain that are logged one by one, of each kind (rule 9).
+pub const DRAIN_SAMPLE: u32 = 10;
+
+/// The longest address that clients can be told to come back to in bytes: it is in every notice,
+/// and all notices are queued at once.
+pub const RECONNECT_TO_BYTES: usize = 512;
+
+/// The longest time that a drain can be given: a day.
+pub const DRAIN_WITHIN_MS: u64 = 24 * 3_600_000;
+
 /// How long completions are handled before timers, inbox and fan-out get their turn.
 pub const DISPATCH_NS: u64 = 1_000_000;
 

@@ -106,10 +106,17 @@ pub struct ShardMetrics {
     /// The time of the shard's ticks in milliseconds, by which connections age: that for which
     /// it stood still is left out.
     pub tick_ms: Count,
-    /// What became of the connections that were open when the drain began.
+    /// What became of the connections that were open when a drain began, over all drains: one
+    /// that was cancelled is followed by another.
     pub drain_outcomes: [Count; DrainOutcome::ALL.len()],
-    /// Connections that were open when the drain began.
+    /// Those of them that belong to earlier drains.
+    pub drain_outcomes_before: [Count; DrainOutcome::ALL.len()],
+    /// Connections that were open when the last drain began.
     pub drain_started_with: Count,
+    /// Those of them that have been sent the notice.
+    pub drain_noticed: Count,
+    /// 1 when all of them have.
+    pub drain_all_noticed: Count,
     /// The longest turn of the loop in nanoseconds: how long the ring was not looked at.
     pub stall_max_ns: Count,
     /// Turns of the loop that took [`LONG_TURN_MS`](crate::limits::LONG_TURN_MS) or longer.
@@ -153,4 +160,17 @@ pub struct ShardMetrics {
     pub stale_completions: Count,
     /// Pings sent.
     pub pings_sent: Count,
+}
+
+impl ShardMetrics {
+    /// How many connections of the last drain have had this outcome.
+    pub fn drained_by(&self, outcome: DrainOutcome) -> u64 {
+        let index = outcome.index();
+        self.drain_outcomes[index].get().wrapping_sub(self.drain_outcomes_before[index].get())
+    }
+
+    /// How many connections of the last drain have had any outcome.
+    pub fn drained(&self) -> u64 {
+        DrainOutcome::ALL.map(|outcome| self.drained_by(outcome)).iter().sum()
+    }
 }

@@ -198,7 +198,7 @@ fn the_admin_drains_and_publishes_and_does_not_reload_what_was_not_read() {
     assert_eq!(response.status, 422, "{response:?}");
     http::post(admin, "/api/v1/shutdown/shutdown", &json!({}));
     leave(subscriber);
-    assert_eq!(server.wait().unwrap().cause, "api");
+    assert_eq!(server.wait().unwrap().cause, "operator");
 }
 
 /// What a program publishes reaches the other nodes too, and the threads that speak to Redis end

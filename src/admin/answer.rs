@@ -13,6 +13,7 @@ use monoio::time::timeout;
 use serde_json::{Value, json};
 
 use super::error::{ApiError, ErrorKind};
+use super::foresight;
 use super::last_shutdown::LastShutdown;
 use super::metrics;
 use super::moment::Moment;
@@ -25,7 +26,7 @@ use super::server::AdminContext;
 use crate::admission::HeavyHitters;
 use crate::channels::publish::{broadcast_text, text_frame};
 use crate::clock::Now;
-use crate::coordinator::command::{Command, ReloadAnswer, ShutdownAnswer};
+use crate::coordinator::command::{Command, ReloadAnswer, ShutdownAnswer, Wish};
 use crate::limits::{COORDINATOR_PATIENCE_MS, PUBLISH_PATIENCE_MS, SHARD_PATIENCE_MS};
 use crate::mesh::inbox::NotTaken;
 use crate::mesh::message::{Fault, ShardMessage};
@@ -48,6 +49,12 @@ impl Answer {
     fn json(status: u16, value: &Value) -> Self {
         let body = Bytes::from(value.to_string() + "\n");
         Self { status, content_type: JSON, body, allow: None }
+    }
+
+    /// The state of a shutdown after a command: 202 if that changed anything.
+    fn changed(answer: &ShutdownAnswer) -> Self {
+        let status = if answer.started { 202 } else { 200 };
+        Self::json(status, &render::shutdown_answer(answer))
     }
 
     /// The answer for a request that was not done.
@@ -98,10 +105,17 @@ impl Office {
                 let answers = self.ask_shards(ShardMessage::TopRefused).await;
                 Ok(Answer::json(200, &render::refused(&self.moment(), &answers, limit)))
             }
-            AdminRequest::Shutdown { force } => {
-                let answer = self.shut_down(force).await?;
-                let status = if answer.started { 202 } else { 200 };
-                Ok(Answer::json(status, &render::shutdown_answer(&answer)))
+            AdminRequest::Shutdown { force, wish } => {
+                let answer = self.shut_down(force, wish).await?;
+                Ok(Answer::changed(&answer))
+            }
+            AdminRequest::Foresee(wish) => {
+                Ok(Answer::json(200, &foresight::foresee(&self.moment(), wish)))
+            }
+            AdminRequest::Steer(steering) => {
+                let answer = self.ask(|answer| Command::Steer { steering, answer }).await?;
+                let conflict = |message| ApiError::new(ErrorKind::Conflict, message);
+                answer.map_err(conflict).map(|answer| Answer::changed(&answer))
             }
             AdminRequest::Reload => {
                 let (status, value) = render::reload_answer(&self.reload().await?);
@@ -179,10 +193,10 @@ impl Office {
         }
     }
 
-    async fn shut_down(&self, force: bool) -> Result<ShutdownAnswer, ApiError> {
+    async fn shut_down(&self, force: bool, wish: Wish) -> Result<ShutdownAnswer, ApiError> {
         let method = if force { "DELETE" } else { "POST" };
         let reason = format!("{method} /api/v1/shutdown/shutdown");
-        self.ask(|answer| Command::Shutdown { force, reason, answer }).await
+        self.ask(|answer| Command::Shutdown { force, reason, wish, answer }).await
     }
 
     async fn reload(&self) -> Result<ReloadAnswer, ApiError> {

@@ -18,6 +18,7 @@ pub(super) enum ErrorKind {
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    Conflict,
     RequestTimeout,
     BodyTooLarge,
     UnsupportedMediaType,
@@ -34,6 +35,7 @@ impl ErrorKind {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::Conflict => 409,
             Self::RequestTimeout => 408,
             Self::BodyTooLarge => 413,
             Self::UnsupportedMediaType => 415,
@@ -50,6 +52,7 @@ impl ErrorKind {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::Conflict => "conflict",
             Self::RequestTimeout => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -66,7 +69,10 @@ impl ErrorKind {
             Self::Forbidden => 103,
             Self::NotFound | Self::MethodNotAllowed => 104,
             Self::BodyTooLarge => 106,
-            Self::BadRequest | Self::RequestTimeout | Self::UnsupportedMediaType => 107,
+            Self::BadRequest
+            | Self::Conflict
+            | Self::RequestTimeout
+            | Self::UnsupportedMediaType => 107,
         }
     }
 }

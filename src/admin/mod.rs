@@ -26,6 +26,10 @@
 //! | GET | `/api/v1/shutdown/overview` | yes | all of the above at once |
 //! | POST | `/api/v1/shutdown/shutdown` | yes | start a drain: 202, or 200 if one is under way |
 //! | DELETE | `/api/v1/shutdown/shutdown` | yes | cut what is left and end: 202, or 200 |
+//! | POST | `/api/v1/shutdown/pause` | yes | tell nobody more to go: 202, 200 if so already, 409 |
+//! | POST | `/api/v1/shutdown/resume` | yes | go on: 202, 200, 409 |
+//! | POST | `/api/v1/shutdown/pace` | yes | another pace of the drain under way: 202, 409 |
+//! | POST | `/api/v1/shutdown/cancel` | yes | the server stays: 202, 409 |
 //! | POST | `/api/v1/config/reload` | yes | read the configuration again, apply its limits: 202, 200 |
 //! | POST | `/api/v1/broadcast` | yes | a message to every connection (S2.27) |
 //! | POST | `/api/publish` | yes | data to the subscribers of a channel |
@@ -42,7 +46,9 @@
 mod access;
 mod answer;
 mod connection;
+mod drain_request;
 mod error;
+mod foresight;
 mod last_shutdown;
 mod metrics;
 mod moment;

@@ -5,8 +5,10 @@ use std::str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::drain_request;
 use super::error::{ApiError, ErrorKind, quoted};
 use super::route::{Method, Route, Show};
+use crate::coordinator::command::{Steering, Wish};
 use crate::limits::{MAX_CHANNEL_BYTES, MAX_PUBLISH_CHANNELS, REFUSED_SOURCES};
 use crate::mesh::message::Fault;
 
@@ -21,7 +23,13 @@ pub(super) enum AdminRequest {
     Shutdown {
         /// Cut instead of drain.
         force: bool,
+        /// How it is to be done.
+        wish: Wish,
     },
+    /// To know what such a shutdown would be like.
+    Foresee(Wish),
+    /// Something else of the drain that is under way.
+    Steer(Steering),
     /// The configuration is to be read again.
     Reload,
     /// A message to every connection.
@@ -93,8 +101,14 @@ pub(super) fn request(
     match route {
         Route::Show(show) => Ok(AdminRequest::Show(show)),
         Route::Refused => refused(query.unwrap_or_default()),
-        Route::Drain => nothing(body).map(|()| AdminRequest::Shutdown { force: false }),
-        Route::Force => nothing(body).map(|()| AdminRequest::Shutdown { force: true }),
+        Route::Drain => drain_request::shutdown(body),
+        Route::Force => {
+            nothing(body).map(|()| AdminRequest::Shutdown { force: true, wish: Wish::default() })
+        }
+        Route::Pause => nothing(body).map(|()| AdminRequest::Steer(Steering::Pause)),
+        Route::Resume => nothing(body).map(|()| AdminRequest::Steer(Steering::Resume)),
+        Route::Cancel => nothing(body).map(|()| AdminRequest::Steer(Steering::Cancel)),
+        Route::Pace => drain_request::pace(body),
         Route::Reload => nothing(body).map(|()| AdminRequest::Reload),
         Route::Info => nothing(body).map(|()| AdminRequest::Info),
         Route::BroadcastAll => broadcast_all(body),
@@ -148,7 +162,7 @@ fn info() -> String {
 }
 
 /// Reads a JSON object. The error of a field says which, where and what was expected.
-fn object<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &str) -> Result<T, ApiError> {
+pub(super) fn object<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &str) -> Result<T, ApiError> {
     let bad = |what: &dyn std::fmt::Display| {
         ApiError::bad_request(format!("{what}; the body is a JSON object with {fields}"))
     };
@@ -267,10 +281,14 @@ mod tests {
 
     use super::*;
 
-    const ROUTES: [Route; 9] = [
+    const ROUTES: [Route; 13] = [
         Route::Refused,
         Route::Drain,
         Route::Force,
+        Route::Pause,
+        Route::Resume,
+        Route::Pace,
+        Route::Cancel,
         Route::Reload,
         Route::BroadcastAll,
         Route::Publish,
@@ -380,8 +398,10 @@ mod tests {
     #[test]
     fn an_empty_body_is_enough_where_nothing_is_needed() {
         for body in ["", " ", "{}", " { } "] {
-            assert_eq!(read(Route::Drain, body), Ok(AdminRequest::Shutdown { force: false }));
-            assert_eq!(read(Route::Force, body), Ok(AdminRequest::Shutdown { force: true }));
+            let shutdown = |force| Ok(AdminRequest::Shutdown { force, wish: Wish::default() });
+            assert_eq!(read(Route::Drain, body), shutdown(false));
+            assert_eq!(read(Route::Force, body), shutdown(true));
+            assert_eq!(read(Route::Pause, body), Ok(AdminRequest::Steer(Steering::Pause)));
             assert_eq!(read(Route::Reload, body), Ok(AdminRequest::Reload));
             assert_eq!(read(Route::Info, body), Ok(AdminRequest::Info));
         }

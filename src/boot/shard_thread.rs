@@ -233,8 +233,7 @@ fn account_for_lost(metrics: &ShardMetrics) {
         &metrics.tokens_held,
     ];
     gauges.iter().for_each(|gauge| gauge.set(0));
-    let accounted: u64 = metrics.drain_outcomes.iter().map(crate::metrics::Count::get).sum();
-    let unaccounted = metrics.drain_started_with.get().saturating_sub(accounted);
+    let unaccounted = metrics.drain_started_with.get().saturating_sub(metrics.drained());
     metrics.drain_outcomes[DrainOutcome::Reset.index()].add(unaccounted);
 }
 

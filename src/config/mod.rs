@@ -48,8 +48,8 @@ pub use shutdown_hook::ShutdownHook;
 pub use source::{FlagValue, Source, Sources};
 pub use source_override::{Overrides, SourceOverride};
 pub use table::{
-    Admin, Admission, Config, Debugging, Handshake, Keepalive, Log, Metrics, Redis, Refusal,
-    Server, Sessions, Shutdown,
+    Admin, Admission, Config, Debugging, DrainDeploy, DrainEmergency, DrainOperator, DrainScaleIn,
+    Handshake, Keepalive, Log, Metrics, Redis, Refusal, Server, Sessions, Shutdown,
 };
 pub use value::{LogFormat, ProxyProtocol, Secret, Value};
 

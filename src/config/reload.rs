@@ -64,7 +64,7 @@ impl Config {
                     let (from, to) = (mask(key, from), mask(key, to));
                     report.changed.push(Change { key: key.name, from, to });
                 }
-            } else if differs {
+            } else if differs && !(self.is_derived(key.name) && read.is_derived(key.name)) {
                 report.needs_restart.push(key.name);
             }
         }

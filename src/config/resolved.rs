@@ -133,6 +133,7 @@ impl Config {
             self.note("shutdown.reconnect_per_second", note);
         }
         self.cut_stages();
+        self.fill_in_profiles();
         if self.server.proxy_protocol != ProxyProtocol::Off
             && self.server.trusted_proxies.is_empty()
         {
@@ -175,6 +176,41 @@ impl Config {
             if limits.burst.unwrap_or(general_burst) == 0 {
                 limits.burst = Some(rate.unwrap_or(admission.connections_per_ip_per_minute));
             }
+        }
+    }
+
+    /// What the profile of a cause leaves out is as for a signal.
+    fn fill_in_profiles(&mut self) {
+        let shutdown = self.shutdown.clone();
+        let mut filled = Vec::new();
+        macro_rules! fill_in {
+            ($($section:ident),*) => {$({
+                let profile = &mut self.$section;
+                let numbers = [
+                    ("deadline_ms", &mut profile.deadline_ms, shutdown.deadline_ms, "deadline_ms"),
+                    ("drain_ms", &mut profile.drain_ms, shutdown.drain_ms, "drain_ms"),
+                    (
+                        "connections_per_second",
+                        &mut profile.connections_per_second,
+                        shutdown.drain_connections_per_second,
+                        "drain_connections_per_second",
+                    ),
+                ];
+                for (field, value, general, key) in numbers {
+                    if *value == 0 && general != 0 {
+                        *value = general;
+                        filled.push((concat!(stringify!($section), "."), field, key));
+                    }
+                }
+                if profile.close_code == 0 {
+                    profile.close_code = shutdown.close_code;
+                    filled.push((concat!(stringify!($section), "."), "close_code", "close_code"));
+                }
+            })*};
+        }
+        fill_in!(drain_deploy, drain_scale_in, drain_emergency, drain_operator);
+        for (section, field, key) in filled {
+            self.note(&format!("{section}{field}"), format!("same as shutdown.{key}"));
         }
     }
 

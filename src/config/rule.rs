@@ -35,6 +35,8 @@ pub enum Rule {
     },
     /// A WebSocket close code that may be sent (RFC 6455, section 7.4).
     CloseCode,
+    /// The same, or 0, which means this.
+    CloseCodeOr(&'static str),
     /// `true` or `false`; the environment and flags may also say `1` or `0`.
     Switch,
     /// The name of a log format.
@@ -62,6 +64,8 @@ pub enum Rule {
     Path,
     /// The URL of a Redis, which may hold a password; empty for none.
     RedisUrl,
+    /// A few words for clients.
+    Phrase,
     /// A name that is part of a key in Redis.
     Name {
         /// Whether it may be left out.
@@ -78,6 +82,13 @@ pub(super) const fn between(min: u64, max: u64) -> Rule {
 pub(super) const fn zero_or(zero: &'static str, min: u64, max: u64) -> Rule {
     Rule::Number { min, max, zero: Some(zero) }
 }
+
+/// The close codes that may be sent.
+const CLOSE_CODES: &str =
+    "1000 to 1014 without 1004, 1005 and 1006, which are never sent, or 3000 to 4999";
+
+/// The longest phrase in bytes: it is in every notice.
+const PHRASE_MAX_BYTES: usize = 100;
 
 /// The longest secret: what fits in a request head beside everything else.
 const SECRET_MAX_CHARS: usize = 1024;
@@ -114,10 +125,8 @@ impl Rule {
                 format!("0 ({zero}), or {min} to {max}")
             }
             Rule::PowerOfTwo { min, max } => format!("a power of two from {min} to {max}"),
-            Rule::CloseCode => {
-                "1000 to 1014 without 1004, 1005 and 1006, which are never sent, or 3000 to 4999"
-                    .to_owned()
-            }
+            Rule::CloseCode => CLOSE_CODES.to_owned(),
+            Rule::CloseCodeOr(zero) => format!("0 ({zero}), or {CLOSE_CODES}"),
             Rule::Switch => "true or false".to_owned(),
             Rule::LogFormat => LogFormat::NAMES.join(", "),
             Rule::ProxyProtocol => ProxyProtocol::NAMES.join(", "),
@@ -136,6 +145,7 @@ impl Rule {
             }
             Rule::Path => "a path, or empty for none".to_owned(),
             Rule::RedisUrl => format!("empty for none, or {}", endpoint::FORM),
+            Rule::Phrase => format!("1 to {PHRASE_MAX_BYTES} bytes without control characters"),
             Rule::Name { may_be_empty } => {
                 let empty = if *may_be_empty { "empty, or " } else { "" };
                 format!("{empty}1 to {REDIS_NAME_CHARS} letters, digits and . _ : -")
@@ -152,7 +162,10 @@ impl Rule {
     pub(super) fn read_scaled(&self, text: &str, factor: u64) -> Result<Value, Hint> {
         let value = match self {
             Rule::Address => Value::Address(read_address(text)?),
-            Rule::Number { .. } | Rule::PowerOfTwo { .. } | Rule::CloseCode => {
+            Rule::Number { .. }
+            | Rule::PowerOfTwo { .. }
+            | Rule::CloseCode
+            | Rule::CloseCodeOr(_) => {
                 Value::Number(read_number(text)?.checked_mul(factor).ok_or(None)?)
             }
             Rule::Switch => match text {
@@ -165,6 +178,7 @@ impl Rule {
             | Rule::Secret { .. }
             | Rule::Path
             | Rule::RedisUrl
+            | Rule::Phrase
             | Rule::Name { .. } => Value::Text(text.to_owned()),
             Rule::Networks => {
                 let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
@@ -203,7 +217,10 @@ impl Rule {
                 let text = written.as_str().ok_or_else(|| wrong_type("a string"))?;
                 Value::Address(read_address(text)?)
             }
-            Rule::Number { .. } | Rule::PowerOfTwo { .. } | Rule::CloseCode => {
+            Rule::Number { .. }
+            | Rule::PowerOfTwo { .. }
+            | Rule::CloseCode
+            | Rule::CloseCodeOr(_) => {
                 let number =
                     written.as_integer().ok_or_else(|| wrong_type("a number without quotes"))?;
                 // What does not fit is far out of range: the message shows what was written.
@@ -217,6 +234,7 @@ impl Rule {
             | Rule::Secret { .. }
             | Rule::Path
             | Rule::RedisUrl
+            | Rule::Phrase
             | Rule::Name { .. } => {
                 Value::Text(written.as_str().ok_or_else(|| wrong_type("a string"))?.to_owned())
             }
@@ -246,8 +264,10 @@ impl Rule {
             (Rule::PowerOfTwo { min, max }, Value::Number(number)) => {
                 (min..=max).contains(&number) && number.is_power_of_two()
             }
-            (Rule::CloseCode, Value::Number(code)) => {
-                matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+            (Rule::CloseCode, Value::Number(code)) => may_be_sent(*code),
+            (Rule::CloseCodeOr(_), Value::Number(code)) => *code == 0 || may_be_sent(*code),
+            (Rule::Phrase, Value::Text(text)) => {
+                (1..=PHRASE_MAX_BYTES).contains(&text.len()) && !text.contains(char::is_control)
             }
             (Rule::LogFormat, Value::Text(name)) => LogFormat::NAMES.contains(&name.as_str()),
             (Rule::ProxyProtocol, Value::Text(name)) => {
@@ -290,6 +310,11 @@ impl Rule {
 /// A character of a token.
 fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether a close code may be sent (RFC 6455, section 7.4).
+const fn may_be_sent(code: u64) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 /// The hint counts characters and never repeats them.

@@ -434,6 +434,98 @@ keys! {
         hooks: Vec<ShutdownHook> = Text(""), Rule::Hooks, "";
     }
 
+    /// A drain for `deploy`: another version takes the place of this one.
+    drain_deploy: DrainDeploy {
+        /// When the process ends, whatever is left to do.
+        deadline_ms: u64 =
+            Number(0), zero_or("the same as shutdown.deadline_ms", 10, DAY_MS), "ms";
+
+        /// How long the drain may take; what is still connected then is cut.
+        drain_ms: u64 =
+            Number(0), zero_or("the same as shutdown.drain_ms", 1, DAY_MS), "ms";
+
+        /// How many connections are closed per second.
+        connections_per_second: u64 =
+            Number(0),
+            zero_or("the same as shutdown.drain_connections_per_second", 1, RATE_MAX),
+            "connections per second";
+
+        /// The close code that clients are sent.
+        close_code: u16 = Number(0), Rule::CloseCodeOr("the same as shutdown.close_code"), "";
+
+        /// What clients are told as the reason, in the notice.
+        reason: String = Text("deploy"), Rule::Phrase, "";
+    }
+
+    /// A drain for `scale-in`: there are to be fewer nodes.
+    drain_scale_in: DrainScaleIn {
+        /// When the process ends, whatever is left to do.
+        deadline_ms: u64 =
+            Number(0), zero_or("the same as shutdown.deadline_ms", 10, DAY_MS), "ms";
+
+        /// How long the drain may take; what is still connected then is cut.
+        drain_ms: u64 =
+            Number(0), zero_or("the same as shutdown.drain_ms", 1, DAY_MS), "ms";
+
+        /// How many connections are closed per second.
+        connections_per_second: u64 =
+            Number(0),
+            zero_or("the same as shutdown.drain_connections_per_second", 1, RATE_MAX),
+            "connections per second";
+
+        /// The close code that clients are sent.
+        close_code: u16 = Number(0), Rule::CloseCodeOr("the same as shutdown.close_code"), "";
+
+        /// What clients are told as the reason, in the notice.
+        reason: String = Text("scale-in"), Rule::Phrase, "";
+    }
+
+    /// A drain for `emergency`: the node has to go at once.
+    drain_emergency: DrainEmergency {
+        /// When the process ends, whatever is left to do.
+        deadline_ms: u64 =
+            Number(10_000), zero_or("the same as shutdown.deadline_ms", 10, DAY_MS), "ms";
+
+        /// How long the drain may take; what is still connected then is cut.
+        drain_ms: u64 =
+            Number(3000), zero_or("the same as shutdown.drain_ms", 1, DAY_MS), "ms";
+
+        /// How many connections are closed per second.
+        connections_per_second: u64 =
+            Number(0),
+            zero_or("the same as shutdown.drain_connections_per_second", 1, RATE_MAX),
+            "connections per second";
+
+        /// The close code that clients are sent.
+        close_code: u16 = Number(0), Rule::CloseCodeOr("the same as shutdown.close_code"), "";
+
+        /// What clients are told as the reason, in the notice.
+        reason: String = Text("emergency"), Rule::Phrase, "";
+    }
+
+    /// A drain for `operator`: asked for without another cause.
+    drain_operator: DrainOperator {
+        /// When the process ends, whatever is left to do.
+        deadline_ms: u64 =
+            Number(0), zero_or("the same as shutdown.deadline_ms", 10, DAY_MS), "ms";
+
+        /// How long the drain may take; what is still connected then is cut.
+        drain_ms: u64 =
+            Number(0), zero_or("the same as shutdown.drain_ms", 1, DAY_MS), "ms";
+
+        /// How many connections are closed per second.
+        connections_per_second: u64 =
+            Number(0),
+            zero_or("the same as shutdown.drain_connections_per_second", 1, RATE_MAX),
+            "connections per second";
+
+        /// The close code that clients are sent.
+        close_code: u16 = Number(0), Rule::CloseCodeOr("the same as shutdown.close_code"), "";
+
+        /// What clients are told as the reason, in the notice.
+        reason: String = Text("shutdown"), Rule::Phrase, "";
+    }
+
     /// The counts that all nodes share: how many are connected, how many were at most, and for how
     /// long. Without redis.url each node counts for itself, and nothing else is different.
     redis: Redis {

@@ -3,29 +3,76 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Coordinator;
 use super::phase::Phase;
-use super::report::{SessionsReport, ShutdownReport};
+use super::report::{ProgressReport, SessionsReport, ShutdownReport};
+use super::stage::Stages;
+use super::{Cancelled, Coordinator, Shutdown};
+use crate::clock::Now;
 use crate::close_reason::DrainOutcome;
 use crate::metrics::ShardMetrics;
 use crate::sessions::desk::Flush;
 use crate::sessions::figures::{Figures, Loss};
 
-impl Coordinator {
-    pub(super) fn left(&self) -> u64 {
-        let report = self.report();
-        report.connections_left
+/// The connections of a drain.
+#[derive(Clone, Debug, Default)]
+struct Books {
+    started_with: u64,
+    outcomes: BTreeMap<&'static str, u64>,
+}
+
+impl Books {
+    fn done(&self) -> u64 {
+        self.outcomes.values().sum()
     }
 
-    /// Connections that were there when the drain began. Those of a shard that has not taken the
-    /// order yet, or never will because it stands still, are there still.
-    fn connections_at_start(&self) -> u64 {
-        if self.state.phase() < Phase::Refusing {
-            return 0;
+    fn left(&self) -> u64 {
+        self.started_with.saturating_sub(self.done())
+    }
+}
+
+impl Coordinator {
+    /// Connections of the drain that are still there.
+    pub(super) fn left(&self) -> u64 {
+        self.shutdown.as_ref().map_or(0, |shutdown| self.books(shutdown).left())
+    }
+
+    /// Connections that were there when the drain began; before it, those that are there now.
+    pub(super) fn to_drain(&self) -> u64 {
+        let begun = self.shutdown.as_ref().filter(|shutdown| shutdown.refusing_epoch > 0);
+        match begun {
+            Some(shutdown) => self.books(shutdown).started_with,
+            None => self.state.shards.iter().map(present).sum(),
         }
-        let of =
-            |shard: &Arc<ShardMetrics>| shard.drain_started_with.get().max(shard.connections.get());
-        self.state.shards.iter().map(of).sum()
+    }
+
+    /// A shard that has not taken the order yet, or never will because it stands still, has those
+    /// that are connected to it.
+    fn books(&self, shutdown: &Shutdown) -> Books {
+        let mut books = Books::default();
+        if shutdown.refusing_epoch == 0 {
+            return books;
+        }
+        let (begun, others): (Vec<_>, Vec<_>) = self
+            .state
+            .shards
+            .iter()
+            .partition(|shard| shard.epoch.get() >= shutdown.refusing_epoch);
+        for outcome in DrainOutcome::ALL {
+            let count = begun.iter().map(|shard| shard.drained_by(outcome)).sum();
+            books.outcomes.insert(outcome.label(), count);
+        }
+        books.started_with = begun.iter().map(|shard| shard.drain_started_with.get()).sum::<u64>()
+            + others.into_iter().map(|shard| shard.connections.get()).sum::<u64>();
+        books
+    }
+
+    /// Notes how many have ended; once in a second that is a line.
+    pub(super) fn note_progress(&mut self, now: Now) -> Option<ProgressReport> {
+        let done = self.shutdown.as_ref().map(|shutdown| self.books(shutdown).done())?;
+        let shutdown = self.shutdown.as_mut()?;
+        shutdown.progress.note(done, now);
+        let due = self.state.phase() == Phase::Draining && shutdown.progress.is_worth_a_line(now);
+        if due { self.report().progress } else { None }
     }
 
     fn sessions_report(&self) -> Option<SessionsReport> {
@@ -36,38 +83,67 @@ impl Coordinator {
 
     /// The shutdown as it stands; a report of nothing while the server runs.
     pub(super) fn report(&self) -> ShutdownReport {
-        let phase = self.state.phase();
-        let Some(shutdown) = &self.shutdown else {
-            return ShutdownReport { phase: phase.to_string(), ..ShutdownReport::default() };
-        };
-        let now = self.state.clock.now();
-        let mut outcomes = BTreeMap::new();
-        for outcome in DrainOutcome::ALL {
-            let counts = self.state.shards.iter().map(|s| s.drain_outcomes[outcome.index()].get());
-            outcomes.insert(outcome.label(), counts.sum::<u64>());
+        let (now, phase) = (self.state.clock.now(), self.state.phase());
+        match (&self.shutdown, &self.cancelled) {
+            (Some(shutdown), _) => self.report_on(shutdown, &self.stages, phase, now),
+            (None, cancelled) => ShutdownReport {
+                phase: phase.to_string(),
+                cancelled: cancelled.as_ref().map(|cancelled| {
+                    let Cancelled { shutdown, stages, at } = cancelled;
+                    Box::new(self.report_on(shutdown, stages, phase, *at))
+                }),
+                ..ShutdownReport::default()
+            },
         }
-        let started_with = self.connections_at_start();
-        let accounted: u64 = outcomes.values().sum();
-        let cut = outcomes.get(DrainOutcome::Forced.label()).copied().unwrap_or_default();
+    }
+
+    fn report_on(
+        &self,
+        shutdown: &Shutdown,
+        stages: &Stages,
+        phase: Phase,
+        now: Now,
+    ) -> ShutdownReport {
+        let books = self.books(shutdown);
+        let (started_with, done, left) = (books.started_with, books.done(), books.left());
+        let cut = books.outcomes.get(DrainOutcome::Forced.label()).copied().unwrap_or_default();
         let stopped = phase == Phase::Stopped;
-        let discrepancy = (stopped && accounted != started_with)
-            .then(|| format!("{started_with} connections at the start, but {accounted} outcomes"));
+        let discrepancy = (stopped && done != started_with)
+            .then(|| format!("{started_with} connections at the start, but {done} outcomes"));
+        let is_running = phase.is_shutting_down() && !stopped;
+        let progress = shutdown.plan.as_ref().filter(|_| is_running).map(|plan| ProgressReport {
+            done,
+            left,
+            per_second: shutdown.progress.per_second(done, now),
+            eta_ms: shutdown
+                .paused
+                .is_none()
+                .then(|| (left * 1_000).div_ceil(plan.connections_per_second.max(1))),
+            paused: shutdown.paused.is_some(),
+        });
         ShutdownReport {
             phase: phase.to_string(),
             reason: shutdown.reason.clone(),
-            cause: shutdown.cause.to_owned(),
+            cause: shutdown.cause.label().to_owned(),
             epoch: self.state.epoch(),
             started_at: Some(shutdown.started_at.clone()),
             duration_ms: now.since(shutdown.started).as_millis() as u64,
+            deadline_ms: shutdown.caps.deadline,
             connections_at_start: started_with,
-            connections_left: started_with.saturating_sub(accounted),
-            outcomes,
+            connections_left: left,
+            outcomes: books.outcomes,
             discrepancy,
             plan: shutdown.plan.clone(),
-            stages: self.stages.shown(now),
+            progress,
+            stages: stages.shown(now),
             sessions: self.sessions_report(),
             forced: shutdown.forced || cut > 0,
             exit_code: stopped.then(|| self.resources.exit_code(shutdown.exit_code)),
+            cancelled: None,
         }
     }
+}
+
+fn present(shard: &Arc<ShardMetrics>) -> u64 {
+    shard.connections.get() + shard.handshaking.get()
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
+use super::cause::Cause;
+use super::drain::Pace;
 use super::report::ShutdownReport;
 use crate::admission::leases::Say;
 use crate::config::{Config, ReloadReport};
@@ -22,6 +24,8 @@ pub enum Command {
         force: bool,
         /// Who asked, in words for the report.
         reason: String,
+        /// How it is to be done.
+        wish: Wish,
         /// Where the answer goes; nobody may be waiting any more.
         answer: oneshot::Sender<ShutdownAnswer>,
     },
@@ -31,6 +35,13 @@ pub enum Command {
         within: Duration,
         /// Who it is, in words for the report.
         reason: String,
+    },
+    /// An operator wants something else of the drain that is under way.
+    Steer {
+        /// What.
+        steering: Steering,
+        /// Where the answer goes; nobody may be waiting any more.
+        answer: oneshot::Sender<SteeringAnswer>,
     },
     /// Somebody asks for the configuration to be read again (SIGHUP, the admin).
     Reload {
@@ -52,6 +63,8 @@ pub enum Command {
     ShardDrained {
         /// Which shard.
         shard: usize,
+        /// The epoch that it was in: one before a drain was cancelled says nothing of the next.
+        epoch: u64,
     },
     /// A shard has closed its listener and left its loop.
     ShardStopped {
@@ -105,10 +118,44 @@ impl fmt::Display for ShardFailure {
     }
 }
 
+/// How an operator wants a shutdown to be done; what is left out is as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// What it is for.
+    pub cause: Cause,
+    /// How fast connections are closed.
+    pub pace: Option<Pace>,
+    /// Where clients are told to come back.
+    pub reconnect_to: Option<String>,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self { cause: Cause::Operator, pace: None, reconnect_to: None }
+    }
+}
+
+/// What can be wanted of a drain that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// Nobody more is told to go.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// Another pace from now on.
+    Pace(Pace),
+    /// The server stays.
+    Cancel,
+}
+
+/// The answer to [`Command::Steer`]: the state after it, or why it cannot be.
+pub type SteeringAnswer = Result<ShutdownAnswer, String>;
+
 /// The answer to [`Command::Shutdown`].
 #[derive(Debug)]
 pub struct ShutdownAnswer {
-    /// True if this command began the shutdown (or made it a forced one).
+    /// True if this command changed anything: began the shutdown, made it a forced one, or made
+    /// another drain of it.
     pub started: bool,
     /// The state after the command.
     pub report: ShutdownReport,

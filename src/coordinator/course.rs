@@ -2,50 +2,74 @@
 //! is over, and all of them end with the one deadline.
 //!
 //! What a stage waits for is looked at, never waited for: the coordinator goes on taking commands.
+//! A line of the log stands where what it says has become true, in the words of the requirements
+//! (S1.33, S2.29, S3.29).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::cause::{Cause, Profile};
+use super::command::Wish;
+use super::drain::{self, Pace, Position, Terms};
 use super::phase::Phase;
-use super::report::StageResult;
+use super::progress::Progress;
+use super::report::{StageReport, StageResult};
 use super::shutdown::StageCaps;
-use super::{Coordinator, Shutdown, TICK_MS, drain, stage, told_reason};
+use super::{Coordinator, Said, Shutdown, TICK_MS, stage};
 use crate::clock::Now;
 use crate::exit_code;
 use crate::mesh::message::{PhaseOrder, ShardMessage};
 
 impl Coordinator {
-    pub(super) fn begin(&mut self, reason: String, cause: &'static str, exit_code: u8) {
+    pub(super) fn begin(&mut self, reason: String, wish: Wish, exit_code: u8) {
+        let config = self.state.config();
+        let profile = Profile::of(wish.cause, &config);
         let (before, after) = self.state.resources.wanted_ms();
-        let caps = StageCaps::new(&self.state.config()).with_resources(before, after);
+        let mut caps = StageCaps::of(&profile, &config).with_resources(before, after);
+        if let Some(Pace::Within(window_ms)) = wish.pace {
+            caps = caps.with_window(window_ms, config.shutdown.close_timeout_ms, 0);
+        }
         info!(
             reason,
-            cause,
+            cause = wish.cause.label(),
             active_connections = self.state.connections(),
             deadline_ms = caps.deadline,
             "shutdown initiated"
         );
+        info!("Starting graceful shutdown process...");
+        self.cancelled = None;
+        if self.state.phase() < Phase::Notice {
+            self.state.count_drain();
+        }
         self.shutdown = Some(Shutdown {
             reason,
-            cause,
+            cause: wish.cause,
             started: self.state.clock.now(),
             started_at: stage::timestamp(),
             caps,
+            terms: Terms::of(&profile, &config, wish.pace, wish.reconnect_to),
+            is_supervised: matches!(wish.cause, Cause::Signal | Cause::Panic | Cause::Program),
+            paused: None,
+            refusing_epoch: 0,
+            notice_round: 0,
             plan: None,
             order: None,
+            progress: Progress::default(),
+            said: Said::default(),
             exit_code,
             forced: false,
         });
+        // What is to be expected is known before the first connection is counted.
+        self.make_order();
         match self.state.phase() {
             // Readiness is off before anybody is refused, also when there is no delay between.
-            Phase::Starting | Phase::Running => self.enter(Phase::Notice),
-            // A coordinator that died in the middle of a drain has left it to this one.
-            phase if phase < Phase::Forcing => {
-                self.make_order();
-                self.enter(Phase::Forcing);
+            Phase::Starting | Phase::Running => {
+                self.enter(Phase::Notice);
             }
+            // A coordinator that died in the middle of a drain has left it to this one.
+            phase if phase < Phase::Forcing => self.enter(Phase::Forcing),
             _ => {}
         }
     }
@@ -75,18 +99,38 @@ impl Coordinator {
             self.next_tick_ms += TICK_MS;
             self.state.tick();
         }
+        self.remind_shards();
+        if let Some(shutdown) = &self.shutdown {
+            let is_over = now >= shutdown.started.plus_ms(shutdown.caps.deadline);
+            if is_over && !self.is_held() {
+                return self.give_up();
+            }
+            self.look_beside();
+            self.move_on();
+            self.say_what_has_become_true();
+        } else if self.cancelled.is_none() {
+            return;
+        }
+        let report = self.report();
+        self.state.show(report);
+    }
+
+    /// Looks at what goes on beside the flushing of the shards.
+    fn look_beside(&mut self) {
         let Some(shutdown) = &self.shutdown else { return };
         let (caps, started, forced) = (shutdown.caps, shutdown.started, shutdown.forced);
         let told_to_hurry = shutdown.exit_code == exit_code::FORCED;
-        if now >= started.plus_ms(caps.deadline) {
-            return self.give_up();
-        }
-        self.remind_shards();
+        let now = self.state.clock.now();
         if self.state.phase() == Phase::Flushing {
             self.flush_beside(now, started, &caps, (told_to_hurry, forced));
         }
         self.look_at_resources(now, started, caps, forced);
-        let spent = self.stages.spent(now);
+    }
+
+    fn move_on(&mut self) {
+        let Some(shutdown) = &self.shutdown else { return };
+        let caps = shutdown.caps;
+        let spent = self.stages.spent(self.state.clock.now());
         let timed_out = |cap: u64| spent >= Duration::from_millis(cap);
         let drained = self.shards.iter().all(|shard| shard.drained);
         match self.state.phase() {
@@ -100,7 +144,7 @@ impl Coordinator {
                 self.enter(Phase::Draining);
             }
             Phase::Draining if drained => self.step(StageResult::Done, Phase::Flushing),
-            Phase::Draining if timed_out(caps.drain) => {
+            Phase::Draining if timed_out(caps.drain) && !self.is_held() => {
                 warn!(
                     connections_left = self.left(),
                     "the drain's time is over; forcing what is left"
@@ -113,6 +157,7 @@ impl Coordinator {
             }
             Phase::Flushing if !self.redis.is_over() || !self.resources.is_over() => {}
             Phase::Flushing if self.shards.iter().all(|shard| !shard.alive) => {
+                info!("Channel layer closed");
                 self.step(StageResult::Done, Phase::Stopped);
             }
             Phase::Flushing if timed_out(caps.flush) => {
@@ -123,8 +168,56 @@ impl Coordinator {
             }
             _ => {}
         }
-        let report = self.report();
-        self.state.show(report);
+    }
+
+    /// A drain that somebody holds waits for as long as it is held, unless a supervisor waits too.
+    fn is_held(&self) -> bool {
+        self.shutdown
+            .as_ref()
+            .is_some_and(|shutdown| shutdown.paused.is_some() && !shutdown.is_supervised)
+    }
+
+    /// Of the drain's time so far, in milliseconds; absent before it has begun.
+    pub(super) fn spent_in_drain(&self) -> Option<u64> {
+        let spent = self.stages.spent(self.state.clock.now());
+        (self.state.phase() == Phase::Draining).then_some(spent.as_millis() as u64)
+    }
+
+    /// Lines that belong to no step: each once, when it is so.
+    fn say_what_has_become_true(&mut self) {
+        let now = self.state.clock.now();
+        if let Some(progress) = self.note_progress(now) {
+            info!(
+                done = progress.done,
+                left = progress.left,
+                per_second = progress.per_second,
+                eta_ms = progress.eta_ms,
+                paused = progress.paused,
+                "drain progress"
+            );
+        }
+        let phase = self.state.phase();
+        let acknowledged = self.all_acknowledged();
+        let drained = self.shards.iter().all(|shard| shard.drained);
+        let shards = &self.state.shards;
+        let all_noticed = shards.iter().all(|shard| shard.drain_all_noticed.get() > 0);
+        let noticed: u64 = shards.iter().map(|shard| shard.drain_noticed.get()).sum();
+        let Some(shutdown) = &mut self.shutdown else { return };
+        let refuses = shutdown.refusing_epoch > 0 && acknowledged;
+        let said = &mut shutdown.said;
+        if refuses && !std::mem::replace(&mut said.stopped_accepting, true) {
+            info!("Server stopped accepting new connections, starting cleanup");
+        }
+        if said.stopped_accepting
+            && all_noticed
+            && phase < Phase::Forcing
+            && !std::mem::replace(&mut said.all_noticed, true)
+        {
+            info!(clients = noticed, "Shutdown notification sent to all consumers");
+        }
+        if drained && phase >= Phase::Flushing && !std::mem::replace(&mut said.all_closed, true) {
+            info!("All WebSocket connections closed");
+        }
     }
 
     /// What is saved and taken out while the shards flush: first sessions, then the node, whom others
@@ -142,9 +235,11 @@ impl Coordinator {
             true => self.redis.look(&self.state.redis, now, started, caps, hurries),
             false => None,
         };
+        if redis.as_ref().is_some_and(|stage| stage.result == StageResult::Done) {
+            info!("counts flushed; Redis connection closed");
+        }
         for stage in sessions.into_iter().chain(redis) {
-            let (name, result) = (stage.name.as_ref(), stage.result);
-            info!(stage = name, duration_ms = stage.duration_ms, ?result, "stage ended");
+            say_ended(&stage);
             self.stages.note(stage);
         }
     }
@@ -162,6 +257,7 @@ impl Coordinator {
             if let Some(warning) = &plan.warning {
                 warn!("{warning}");
             }
+            info!("Shutting down WebSocket handler, closing all connections");
             info!(
                 connections = self.left(),
                 connections_per_second = plan.connections_per_second,
@@ -174,24 +270,23 @@ impl Coordinator {
     }
 
     /// Plans the drain for the connections that there are.
-    fn make_order(&mut self) {
-        let started_with: u64 =
-            self.state.shards.iter().map(|shard| shard.drain_started_with.get()).sum();
-        let present: u64 = self
-            .state
-            .shards
-            .iter()
-            .map(|shard| shard.connections.get() + shard.handshaking.get())
-            .sum();
+    pub(super) fn make_order(&mut self) {
+        let connections = self.to_drain();
+        let spent_ms = self.spent_in_drain().unwrap_or(0);
+        let begun = self.shutdown.as_ref().is_some_and(|shutdown| shutdown.refusing_epoch > 0);
+        let left = if begun { self.left() } else { connections };
+        let now_ms = self.state.clock.now().ms();
         let Some(shutdown) = &mut self.shutdown else { return };
-        let connections = if started_with > 0 { started_with } else { present };
-        let (order, plan) = drain::plan(
-            &self.state.config(),
-            &shutdown.caps,
-            told_reason(shutdown.cause),
+        let position = Position {
             connections,
-            self.state.clock.now().ms(),
-        );
+            left,
+            window_ms: shutdown.caps.pace_window().saturating_sub(spent_ms),
+            is_paused: shutdown.paused.is_some(),
+            now_ms,
+            number: self.state.drains(),
+            notice_round: shutdown.notice_round,
+        };
+        let (order, plan) = drain::plan(&shutdown.terms, &shutdown.caps, position);
         shutdown.plan = Some(plan);
         shutdown.order = Some(Arc::new(order));
     }
@@ -201,7 +296,7 @@ impl Coordinator {
         self.enter(next);
     }
 
-    fn finish_stage(&mut self, result: StageResult) {
+    pub(super) fn finish_stage(&mut self, result: StageResult) {
         if result == StageResult::TimedOut
             && let Some(shutdown) = &mut self.shutdown
         {
@@ -209,19 +304,36 @@ impl Coordinator {
         }
         let now = self.state.clock.now();
         if let Some(stage) = self.stages.finish(now, result) {
-            let (name, duration_ms) = (stage.name.as_ref(), stage.duration_ms);
-            info!(stage = name, duration_ms, ?result, "stage ended");
+            say_ended(stage);
         }
     }
 
-    fn enter(&mut self, phase: Phase) {
+    pub(super) fn enter(&mut self, phase: Phase) {
         debug_assert!(self.state.phase().may_step_to(phase), "{} -> {phase}", self.state.phase());
         let epoch = self.state.enter(phase);
-        self.stages.begin(phase, self.state.clock.now());
-        let drain = self.shutdown.as_ref().and_then(|shutdown| shutdown.order.clone());
-        let order = PhaseOrder { epoch, phase, drain };
+        if let Some(shutdown) = &mut self.shutdown
+            && shutdown.refusing_epoch == 0
+            && phase >= Phase::Refusing
+        {
+            shutdown.refusing_epoch = epoch;
+        }
+        if phase != Phase::Running {
+            self.stages.begin(phase, self.state.clock.now());
+        }
         info!(phase = %phase, epoch, "phase entered");
-        self.order = Some(order);
+        self.send(epoch, phase);
+    }
+
+    /// Gives the shards the order as it is now, in the phase that they are in.
+    pub(super) fn send_order(&mut self) {
+        let phase = self.state.phase();
+        let epoch = self.state.enter(phase);
+        self.send(epoch, phase);
+    }
+
+    fn send(&mut self, epoch: u64, phase: Phase) {
+        let drain = self.shutdown.as_ref().and_then(|shutdown| shutdown.order.clone());
+        self.order = Some(PhaseOrder { epoch, phase, drain });
         self.remind_shards();
     }
 
@@ -244,15 +356,17 @@ impl Coordinator {
 
     /// The overall deadline has passed: the process says what it could not do and ends.
     fn give_up(&mut self) {
-        if let Some(shutdown) = &mut self.shutdown {
+        if let Some(shutdown) = &self.shutdown {
+            let seconds = shutdown.caps.deadline as f64 / 1_000.0;
             error!(
                 deadline_ms = shutdown.caps.deadline,
                 phase = %self.state.phase(),
-                "Shutdown timeout reached, forcing exit"
+                connections_left = self.left(),
+                "Shutdown timeout ({seconds}s) reached, forcing exit"
             );
         }
         self.miss_deadline();
-        self.stages.finish(self.state.clock.now(), StageResult::TimedOut);
+        self.finish_stage(StageResult::TimedOut);
         self.state.enter(Phase::Stopped);
     }
 
@@ -263,5 +377,16 @@ impl Coordinator {
         if shutdown.exit_code == exit_code::DRAINED {
             shutdown.exit_code = exit_code::DEADLINE;
         }
+    }
+}
+
+/// One line for each stage; a warning if its time ran out (S1.50).
+fn say_ended(stage: &StageReport) {
+    let (name, duration_ms, result) = (stage.name.as_ref(), stage.duration_ms, stage.result);
+    match result {
+        StageResult::TimedOut | StageResult::Failed => {
+            warn!(stage = name, duration_ms, ?result, "stage ended");
+        }
+        _ => info!(stage = name, duration_ms, ?result, "stage ended"),
     }
 }

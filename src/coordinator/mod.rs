@@ -6,11 +6,14 @@
 
 mod account;
 pub mod budget;
+pub mod cause;
 pub mod command;
+mod control;
 mod course;
 pub mod drain;
 pub mod limits;
 pub mod phase;
+pub mod progress;
 pub mod redis_stage;
 pub mod report;
 mod resource_stage;
@@ -30,11 +33,14 @@ use tracing::{error, info, warn};
 use crate::clock::Now;
 use crate::exit_code;
 use crate::mesh::inbox::Postbox;
-use crate::mesh::message::{Fault, PhaseOrder};
+use crate::mesh::message::{DrainOrder, Fault, PhaseOrder};
 
-use command::{Command, ShardFailure, ShutdownAnswer};
+use cause::Cause;
+use command::{Command, ShardFailure, ShutdownAnswer, Wish};
+use drain::Terms;
 use limits::Limits;
 use phase::Phase;
+use progress::Progress;
 use redis_stage::RedisStage;
 use report::{DrainPlanReport, ShutdownReport};
 use resource_stage::ResourceStage;
@@ -63,14 +69,42 @@ struct ShardView {
 #[derive(Debug)]
 struct Shutdown {
     reason: String,
-    cause: &'static str,
+    cause: Cause,
     started: Now,
     started_at: String,
     caps: StageCaps,
+    /// What is wanted of the drain.
+    terms: Terms,
+    /// Whoever supervises the process has sent a signal: the deadline stands.
+    is_supervised: bool,
+    /// Since when nobody more is told to go.
+    paused: Option<Now>,
+    /// The first epoch in which nobody is let in; 0 before there is one.
+    refusing_epoch: u64,
+    /// How often clients have been told other slots to come back in.
+    notice_round: u64,
     plan: Option<DrainPlanReport>,
-    order: Option<Arc<crate::mesh::message::DrainOrder>>,
+    order: Option<Arc<DrainOrder>>,
+    progress: Progress,
+    said: Said,
     exit_code: u8,
     forced: bool,
+}
+
+/// What the log has been told and is not told twice.
+#[derive(Debug, Default)]
+struct Said {
+    stopped_accepting: bool,
+    all_noticed: bool,
+    all_closed: bool,
+}
+
+/// A shutdown that was cancelled: its connections that had been told to go are still counted.
+#[derive(Debug)]
+struct Cancelled {
+    shutdown: Shutdown,
+    stages: Stages,
+    at: Now,
 }
 
 /// The coordinator.
@@ -81,20 +115,13 @@ pub struct Coordinator {
     shards: Vec<ShardView>,
     limits: Limits,
     shutdown: Option<Shutdown>,
+    cancelled: Option<Cancelled>,
     stages: Stages,
     redis: RedisStage,
     resources: ResourceStage,
     sessions: SessionsStage,
     order: Option<PhaseOrder>,
     next_tick_ms: u64,
-}
-
-/// What clients are told: not who pressed which button.
-fn told_reason(cause: &str) -> &'static str {
-    match cause {
-        "panic" => "failure",
-        _ => "shutdown",
-    }
 }
 
 impl Coordinator {
@@ -112,6 +139,7 @@ impl Coordinator {
             shards: postboxes.into_iter().map(view).collect(),
             limits,
             shutdown: None,
+            cancelled: None,
             stages: Stages::default(),
             redis: RedisStage::default(),
             resources: ResourceStage::default(),
@@ -143,13 +171,21 @@ impl Coordinator {
             }
             self.look_around();
         }
+        info!("Graceful shutdown process completed");
         self.report()
     }
 
     fn act(&mut self, command: Command) {
         match command {
-            Command::Signal(signal) => self.on_signal(signals::name(signal)),
-            Command::Shutdown { force, reason, answer } => self.on_request(force, reason, answer),
+            Command::Signal(signal) => self.on_signal(signal),
+            Command::Shutdown { force, reason, wish, answer } => {
+                self.on_request(force, reason, wish, answer);
+            }
+            Command::Steer { steering, answer } => {
+                let result = self.steer(steering);
+                // The one who asked may have gone away meanwhile.
+                let _ = answer.send(result);
+            }
             Command::Stop { within, reason } => self.on_stop(within, reason),
             Command::Reload { cause, answer } => self.on_reload(&cause, answer),
             Command::ConfigRead(read) => self.on_config_read(read),
@@ -158,8 +194,9 @@ impl Coordinator {
                     shard.acknowledged = shard.acknowledged.max(epoch);
                 }
             }
-            Command::ShardDrained { shard } => {
-                if let Some(shard) = self.shards.get_mut(shard) {
+            Command::ShardDrained { shard, epoch } => {
+                let since = self.shutdown.as_ref().map_or(u64::MAX, |now| now.refusing_epoch);
+                if let Some(shard) = self.shards.get_mut(shard).filter(|_| epoch >= since) {
                     shard.drained = true;
                 }
             }
@@ -177,21 +214,38 @@ impl Coordinator {
         }
     }
 
-    fn on_signal(&mut self, name: &str) {
-        if self.shutdown.is_none() {
-            info!(signal = name, "Shutdown signal received, initiating graceful shutdown");
-            self.begin(name.to_owned(), "signal", exit_code::DRAINED);
-        } else {
-            warn!(signal = name, "second signal: cutting what is left");
-            self.force();
+    fn on_signal(&mut self, number: i32) {
+        let name = signals::name(number);
+        match &self.shutdown {
+            None => {
+                info!(signal = name, "Received signal {number}, initiating graceful shutdown...");
+                info!(signal = name, "Shutdown signal received, initiating graceful shutdown");
+                let wish = Wish { cause: Cause::Signal, ..Wish::default() };
+                self.begin(name.to_owned(), wish, exit_code::DRAINED);
+            }
+            // One that somebody asked for may take as long as was asked for; a supervisor waits
+            // no longer than it always does.
+            Some(shutdown) if !shutdown.is_supervised && self.state.phase().can_turn_back() => {
+                self.hasten(name);
+            }
+            Some(_) => {
+                warn!(signal = name, "second signal: cutting what is left");
+                self.force();
+            }
         }
     }
 
-    fn on_request(&mut self, force: bool, reason: String, answer: oneshot::Sender<ShutdownAnswer>) {
+    fn on_request(
+        &mut self,
+        force: bool,
+        reason: String,
+        wish: Wish,
+        answer: oneshot::Sender<ShutdownAnswer>,
+    ) {
         let mut started = false;
         if self.shutdown.is_none() {
             info!(reason, force, "shutdown requested, initiating graceful shutdown");
-            self.begin(reason, "api", exit_code::DRAINED);
+            self.begin(reason, wish, exit_code::DRAINED);
             started = true;
         }
         if force && self.shutdown.as_ref().is_some_and(|shutdown| !shutdown.forced) {
@@ -215,7 +269,8 @@ impl Coordinator {
         error!(thread, %cause, "a thread ended without being told to; stopping the server");
         if self.shutdown.is_none() {
             let hurry = self.state.config().shutdown.force_timeout_ms;
-            self.begin(format!("{thread}: {cause}"), "panic", exit_code::PANICKED);
+            let wish = Wish { cause: Cause::Panic, ..Wish::default() };
+            self.begin(format!("{thread}: {cause}"), wish, exit_code::PANICKED);
             if let Some(shutdown) = &mut self.shutdown {
                 let (before, after) = self.state.resources.wanted_ms();
                 let caps = StageCaps::hurried(&self.state.config(), hurry);

@@ -37,17 +37,18 @@ impl Phase {
         Self::Stopped,
     ];
 
-    /// Whether `next` may follow. Phases are only left forwards; Draining may be skipped when
-    /// nobody is connected, everything before Forcing when the stop is forced.
+    /// Whether `next` may follow. Draining may be skipped when nobody is connected, everything
+    /// before Forcing when the stop is forced. The only way back is that a drain is cancelled,
+    /// while everybody who is still there can stay.
     pub const fn may_step_to(self, next: Self) -> bool {
         use Phase::{Draining, Flushing, Forcing, Notice, Refusing, Running, Starting, Stopped};
         matches!(
             (self, next),
             (Starting, Running | Flushing | Forcing)
                 | (Running, Notice | Refusing | Forcing)
-                | (Notice, Refusing | Forcing)
-                | (Refusing, Draining | Forcing)
-                | (Draining, Forcing | Flushing)
+                | (Notice, Refusing | Forcing | Running)
+                | (Refusing, Draining | Forcing | Running)
+                | (Draining, Forcing | Flushing | Running)
                 | (Forcing, Flushing)
                 | (Flushing, Stopped)
         )
@@ -56,6 +57,12 @@ impl Phase {
     /// True while new connections are admitted.
     pub const fn accepts(self) -> bool {
         matches!(self, Self::Running | Self::Notice)
+    }
+
+    /// True while a shutdown is under way that can be held, paced and cancelled: nobody is cut and
+    /// nothing that outlives the connections has been given up.
+    pub const fn can_turn_back(self) -> bool {
+        matches!(self, Self::Notice | Self::Refusing | Self::Draining)
     }
 
     /// True while load balancers should send clients here.
@@ -102,7 +109,12 @@ mod tests {
     fn every_phase_leads_forwards_to_stopped() {
         for from in Phase::ALL {
             for to in Phase::ALL {
-                assert!(!from.may_step_to(to) || to > from, "{from} -> {to} leads back");
+                let cancelled = from.can_turn_back() && to == Phase::Running;
+                assert!(
+                    !from.may_step_to(to) || to > from || cancelled,
+                    "{from} -> {to} leads back"
+                );
+                assert!(!cancelled || from.may_step_to(to), "{from} cannot be cancelled");
             }
             assert!(
                 from == Phase::Stopped || Phase::ALL.iter().any(|to| from.may_step_to(*to)),

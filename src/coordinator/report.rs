@@ -14,7 +14,7 @@ pub struct ShutdownReport {
     /// What asked for the shutdown: `SIGTERM`, `POST /api/v1/shutdown/shutdown`, ...; empty
     /// while the server runs.
     pub reason: String,
-    /// `signal`, `api`, `program`, `panic` or empty.
+    /// `signal`, `panic`, `program`, `deploy`, `scale-in`, `emergency`, `operator` or empty.
     pub cause: String,
     /// The shutdown epoch.
     pub epoch: u64,
@@ -22,6 +22,9 @@ pub struct ShutdownReport {
     pub started_at: Option<String>,
     /// Milliseconds since then.
     pub duration_ms: u64,
+    /// When the process ends at the latest, in milliseconds after the beginning; a drain that is
+    /// held moves it.
+    pub deadline_ms: u64,
     /// Connections (handshakes included) that were open when new ones began to be refused.
     pub connections_at_start: u64,
     /// Connections still open.
@@ -34,6 +37,9 @@ pub struct ShutdownReport {
     /// Pace of the drain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<DrainPlanReport>,
+    /// How far the drain has come; absent before it is planned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressReport>,
     /// The stages so far.
     pub stages: Vec<StageReport>,
     /// What became of the sessions; absent without Redis, where they end with the process.
@@ -43,6 +49,24 @@ pub struct ShutdownReport {
     pub forced: bool,
     /// The code with which the process ends; absent until it is decided.
     pub exit_code: Option<u8>,
+    /// The drain before, if it was cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<Box<ShutdownReport>>,
+}
+
+/// How far a drain has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProgressReport {
+    /// Connections that have ended.
+    pub done: u64,
+    /// Connections that are left.
+    pub left: u64,
+    /// Connections that ended in the last second.
+    pub per_second: u64,
+    /// When all have been told to go, in milliseconds from now; absent while it is held.
+    pub eta_ms: Option<u64>,
+    /// Nobody more is told to go for now.
+    pub paused: bool,
 }
 
 /// The pace of a drain and whether it can do what it should.
@@ -50,11 +74,29 @@ pub struct ShutdownReport {
 pub struct DrainPlanReport {
     /// Connections closed per second, all shards together.
     pub connections_per_second: u64,
-    /// Time that closing all of them takes at this pace.
+    /// What would be enough.
+    pub needed_per_second: u64,
+    /// Time that closing all that were left took at this pace, from when it was planned.
     pub estimated_ms: u64,
-    /// Set if the pace cannot empty the server in `shutdown.drain_ms`: what would.
+    /// Time that there was for it.
+    pub window_ms: u64,
+    /// Set if that is not enough: what would be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// When and where the clients come back.
+    pub reconnect: ReconnectReport,
+}
+
+/// How the clients come back who do as they are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReconnectReport {
+    /// How many in a second.
+    pub per_second: u64,
+    /// How long the last one waits after its Close, in milliseconds.
+    pub last_after_ms: u64,
+    /// Where, if they were told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }
 
 /// The sessions at the end of a shutdown.
@@ -96,6 +138,8 @@ pub enum StageResult {
     Failed,
     /// There was nothing to do.
     Skipped,
+    /// The drain was cancelled.
+    Cancelled,
 }
 
 impl StageResult {
@@ -107,6 +151,7 @@ impl StageResult {
             Self::TimedOut => "timed_out",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tracing::info;
 
 use super::Coordinator;
+use super::cause::Cause;
+use super::command::Wish;
 use super::phase::Phase;
 use super::report::{StageReport, StageResult};
 use super::shutdown::StageCaps;
@@ -26,7 +28,8 @@ impl Coordinator {
             return;
         }
         info!(reason, "shutdown requested, initiating graceful shutdown");
-        self.begin(reason, "program", exit_code::DRAINED);
+        let wish = Wish { cause: Cause::Program, ..Wish::default() };
+        self.begin(reason, wish, exit_code::DRAINED);
         let (before, after) = self.state.resources.wanted_ms();
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let caps = StageCaps::within(&self.state.config(), within_ms);
@@ -67,6 +70,7 @@ pub(super) struct ResourceStage {
     is_before: bool,
     is_over: bool,
     is_hurried: bool,
+    has_begun: bool,
     has_failed: bool,
 }
 
@@ -110,6 +114,7 @@ impl ResourceStage {
             let last = if due == Progress::All { Stage::Last } else { Stage::Before };
             has_begun = board.begin(last, Duration::from_millis(left_ms(&look, due)));
             self.progress = due;
+            self.has_begun |= has_begun;
         }
         // What has ended meanwhile is reported at the next look.
         let is_done = is_idle && !has_begun && reports.is_empty();
@@ -121,6 +126,11 @@ impl ResourceStage {
     /// Whether the connections must not be refused yet.
     pub(super) const fn is_before(&self) -> bool {
         self.is_before
+    }
+
+    /// Whether anything has been told to close, which cannot be taken back.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// Whether nothing more is waited for.

@@ -1,5 +1,6 @@
 //! How long each stage of a shutdown may take: pure arithmetic under one deadline.
 
+use super::cause::{Cause, Profile};
 use crate::config::Config;
 
 /// Time limits of the stages in milliseconds. Their sum never exceeds the deadline.
@@ -31,21 +32,28 @@ const LAST_MOMENT_MS: u64 = 300;
 const FLUSH_MS: u64 = 1_000;
 
 impl StageCaps {
-    /// The caps of the configuration, shrunk to fit its deadline (rule 2 of the requirements):
-    /// a tenth of the deadline at most is kept for the end, and what the stages before it want
-    /// beyond the rest is taken from them in proportion.
+    /// The caps of a shutdown by a signal: those of the configuration, shrunk to fit its deadline
+    /// (rule 2 of the requirements). A tenth of the deadline at most is kept for the end, and what
+    /// the stages before it want beyond the rest is taken from them in proportion.
     pub fn new(config: &Config) -> Self {
-        Self::within(config, config.shutdown.deadline_ms)
+        Self::of(&Profile::of(Cause::Signal, config), config)
     }
 
     /// The same under a deadline of at most `deadline` milliseconds.
     pub fn within(config: &Config, deadline: u64) -> Self {
+        let mut profile = Profile::of(Cause::Program, config);
+        profile.deadline_ms = deadline.min(profile.deadline_ms).max(1);
+        Self::of(&profile, config)
+    }
+
+    /// The same with the times of a profile.
+    pub fn of(profile: &Profile, config: &Config) -> Self {
         let wanted = &config.shutdown;
         Self::fit(
-            deadline.min(wanted.deadline_ms).max(1),
+            profile.deadline_ms,
             wanted.pre_drain_delay_ms,
             wanted.notice_ms,
-            wanted.drain_ms,
+            profile.drain_ms,
             wanted.close_timeout_ms,
         )
     }
@@ -103,6 +111,43 @@ impl StageCaps {
         }
     }
 
+    /// The same with a drain in which connections are told to go for `window` milliseconds, the
+    /// first `spent` of which have passed. What that takes longer or shorter the deadline moves
+    /// too, so that the stages behind it keep their time.
+    pub fn with_window(self, window: u64, close_timeout: u64, spent: u64) -> Self {
+        let drain = spent.saturating_add(window).saturating_add(close_timeout);
+        let moved = self.deadline.saturating_add(drain).saturating_sub(self.drain);
+        // A drain that is shorter ends earlier, and nothing else has to.
+        Self { drain, close_timeout, deadline: moved.max(self.deadline), ..self }
+    }
+
+    /// Later by `ms` milliseconds: for so long nothing was to happen. `in_drain` of them were time
+    /// of the drain.
+    pub fn delayed(self, ms: u64, in_drain: u64) -> Self {
+        Self { drain: self.drain + in_drain, deadline: self.deadline + ms, ..self }
+    }
+
+    /// The same when the process has to be gone `within` milliseconds from now, `elapsed` after
+    /// the beginning of the shutdown. The stages that are left share what is left, `resources` at
+    /// the end with a third at most; the drain, if it has begun, has taken `spent` of its time.
+    #[must_use]
+    pub fn hastened(self, elapsed: u64, within: u64, resources: u64, spent: Option<u64>) -> Self {
+        let own = within - resources.min(within / 3);
+        let fit = Self::fit(own, self.pre_drain, self.notice, self.drain, self.close_timeout);
+        let until_forced = own - fit.force - fit.flush;
+        let drain = match spent {
+            Some(spent) => self.drain.min(spent + until_forced),
+            None => fit.drain,
+        };
+        Self {
+            drain,
+            close_timeout: self.close_timeout.min(drain.saturating_sub(spent.unwrap_or(0)) / 2),
+            deadline: self.deadline.min(elapsed + within),
+            pre_drain_delay: self.pre_drain_delay.min(fit.pre_drain),
+            ..fit
+        }
+    }
+
     /// The part of the drain in which connections are told to go; the rest is for their answers.
     pub fn pace_window(&self) -> u64 {
         self.drain - self.close_timeout
@@ -127,13 +172,16 @@ mod tests {
         assert_eq!((caps.pace_window(), caps.last_moment()), (10_000, 300));
     }
 
+    fn sum(caps: &StageCaps) -> u64 {
+        caps.pre_drain + caps.notice + caps.drain + caps.force + caps.flush
+    }
+
     /// Rule 2, S2.14.
     #[test]
     fn stages_shrink_to_the_deadline() {
         for deadline in [1_000, 4_999, 10_000, 20_000] {
             let caps = StageCaps::fit(deadline, 5_000, 500, 15_000, 5_000);
-            let sum = caps.pre_drain + caps.notice + caps.drain + caps.force + caps.flush;
-            assert!(sum <= deadline, "{caps:?}");
+            assert!(sum(&caps) <= deadline, "{caps:?}");
             assert!(caps.drain > 0 && caps.pace_window() > 0, "{caps:?}");
         }
     }
@@ -150,5 +198,40 @@ mod tests {
         let after = 28_000 / 3 * 28_000 / 31_833;
         assert!(caps.pre_drain + caps.notice + caps.drain + after <= 28_000, "{caps:?}");
         assert_eq!(caps.pre_drain_delay, 0);
+    }
+
+    #[test]
+    fn a_longer_window_moves_the_deadline_and_leaves_the_other_stages_their_time() {
+        let caps = StageCaps::new(&Config::default());
+        let longer = caps.with_window(60_000, 5_000, 0);
+        assert_eq!((longer.drain, longer.pace_window()), (65_000, 60_000));
+        assert_eq!(longer.deadline, 30_000 + 50_000);
+        let shorter = caps.with_window(2_000, 5_000, 0);
+        assert_eq!((shorter.drain, shorter.deadline), (7_000, 30_000));
+        // Half way through, ten more seconds.
+        let later = caps.with_window(10_000, 5_000, 7_000);
+        assert_eq!((later.drain, later.deadline), (22_000, 37_000));
+        let held = caps.delayed(3_000, 2_500);
+        assert_eq!((held.drain, held.deadline), (17_500, 33_000));
+    }
+
+    #[test]
+    fn a_signal_during_a_long_drain_ends_it_in_the_time_that_signals_have() {
+        let long = StageCaps::new(&Config::default()).with_window(600_000, 5_000, 0);
+        // A minute into the shutdown, 59.5 s into its drain.
+        let hastened = long.hastened(60_000, 30_000, 0, Some(59_500));
+        assert_eq!(hastened.deadline, 90_000);
+        assert_eq!(hastened.drain, 59_500 + 28_000);
+        assert_eq!(hastened.close_timeout, 5_000);
+        let resources = long.hastened(60_000, 30_000, 4_000, Some(59_500));
+        assert_eq!((resources.drain, resources.deadline), (59_500 + 24_000, 90_000));
+        // One that would be over sooner anyhow is left as it is.
+        let short = StageCaps::new(&Config::default());
+        let same = short.hastened(1_000, 30_000, 0, Some(500));
+        assert_eq!((same.drain, same.deadline), (short.drain, short.deadline));
+        // Before the drain has begun.
+        let before = long.hastened(100, 10_000, 0, None);
+        assert_eq!(before.deadline, 10_100);
+        assert!(sum(&before) <= 10_000, "{before:?}");
     }
 }

@@ -33,6 +33,11 @@ impl Stages {
         self.done.last()
     }
 
+    /// The name of the stage under way.
+    pub fn current(&self) -> Option<&'static str> {
+        self.current.as_ref().map(|(phase, ..)| phase.name())
+    }
+
     /// A stage beside that under way has ended.
     pub fn note(&mut self, stage: StageReport) {
         self.done.push(stage);

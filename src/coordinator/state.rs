@@ -38,6 +38,7 @@ pub struct ServerState {
     pub sessions: Desk,
     phase: AtomicU8,
     epoch: AtomicU64,
+    drains: AtomicU64,
     ticks: AtomicU64,
     peak: AtomicU64,
     coordinator_turn_ms: AtomicU64,
@@ -59,6 +60,7 @@ impl ServerState {
             sessions: Desk::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             epoch: AtomicU64::new(0),
+            drains: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             coordinator_turn_ms: AtomicU64::new(0),
@@ -136,6 +138,16 @@ impl ServerState {
         self.phase.store(phase as u8, Ordering::Release);
         self.supervisor.entered(phase, self.config().shutdown.deadline_ms);
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The number of the drain that begins.
+    pub(super) fn count_drain(&self) -> u64 {
+        self.drains.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The number of the last drain that began; 0 before the first.
+    pub(super) fn drains(&self) -> u64 {
+        self.drains.load(Ordering::Acquire)
     }
 
     pub(super) fn set_config(&self, config: Config) {

@@ -113,15 +113,24 @@ pub struct PhaseOrder {
 /// its share of the pace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DrainOrder {
-    /// Connections to close per second, all shards together.
+    /// Which drain of this process it is: one that was cancelled is followed by another.
+    pub number: u64,
+    /// Connections to close per second, all shards together; 0 while nobody is to go.
     pub connections_per_second: u64,
+    /// How long this pace rises from nothing when it begins, or begins again, in milliseconds.
+    pub ramp_ms: u64,
     /// Connections open when the drain began, all shards together; 0 while not yet counted.
     pub connections: u64,
+    /// How often the slots were others: a new number tells everybody anew.
+    pub notice_round: u64,
     /// The `reason` of the notice.
     pub reason: String,
-    /// Reconnect slots: microseconds between two clients that come back.
-    pub slot_spacing_us: u64,
-    /// Reconnect slots: the first, in milliseconds after the notice.
+    /// Where clients are to come back, if it is not where they came from.
+    pub reconnect_to: Option<String>,
+    /// Reconnect slots: how much longer each client waits, after its Close, than the one that is
+    /// closed before it, in nanoseconds.
+    pub slot_spacing_ns: u64,
+    /// Reconnect slots: the first, in milliseconds after the Close.
     pub first_slot_ms: u64,
     /// The close code.
     pub close_code: u16,

@@ -1,5 +1,7 @@
 //! A shard lets its connections go: notice, then bye and Close at its share of the pace, then
-//! the cut. The coordinator sets pace and deadline and collects; it sees no connection.
+//! the cut. The coordinator sets pace and deadline and collects; it sees no connection. What
+//! clients hear is in `farewell`, how many may go by when in `outflow`, and what becomes of them
+//! when the drain is cancelled in `staying`.
 //!
 //! Invariant: every connection that was admitted when the shard began to refuse is marked, and
 //! its end is counted as exactly one outcome.
@@ -8,11 +10,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::Shard;
 use super::admitting::DRAINING;
 use super::on_close::Goodbye;
+use super::outflow::Outflow;
 use crate::admission::RefusalReason;
 use crate::clock::Now;
 use crate::close_reason::{CloseReason, DrainOutcome};
@@ -22,8 +23,7 @@ use crate::coordinator::command::Command;
 use crate::coordinator::phase::Phase;
 use crate::limits;
 use crate::mesh::message::{DrainOrder, PhaseOrder};
-use crate::ring::{FileSlot, Frame, Ring, Token};
-use crate::websocket::{Data, OpCode, frame};
+use crate::ring::{FileSlot, Ring, Token};
 
 /// While connections leave at a pace the shard comes round at least this often.
 pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(5);
@@ -36,7 +36,7 @@ const LAST_ANSWERS_MS: u64 = 500;
 /// The drain of this shard.
 #[derive(Debug)]
 pub(super) struct Drain {
-    order: Arc<DrainOrder>,
+    pub(super) order: Arc<DrainOrder>,
     /// Connections there were, and how many of them have not ended.
     total: u64,
     left: u64,
@@ -46,8 +46,10 @@ pub(super) struct Drain {
     /// Notices: the next slot to look at, and how many have been sent.
     notice_next: FileSlot,
     noticed: u64,
-    /// Closing: since when, the next slot to look at, how many were told to go.
-    closing_since: Option<Now>,
+    /// Closing: whether it has begun, how many may go, the next slot to look at, how many were
+    /// told to go.
+    closing: bool,
+    outflow: Outflow,
     close_next: FileSlot,
     told: u64,
     /// Connections in the middle of a message at their turn.
@@ -69,9 +71,25 @@ impl Drain {
 
     /// True while connections leave at a pace, or the end is near.
     pub(super) fn is_pacing(&self) -> bool {
-        self.closing_since.is_some()
-            || self.forcing_since.is_some()
-            || self.stopping_since.is_some()
+        self.closing || self.forcing_since.is_some() || self.stopping_since.is_some()
+    }
+
+    /// Connections in slots before this one have been sent a notice.
+    pub(super) fn noticed_before(&self) -> FileSlot {
+        if self.order.notice_round > 0 { self.end } else { self.notice_next }
+    }
+
+    /// The slot after the last that the drain looks at.
+    pub(super) fn end(&self) -> FileSlot {
+        self.end
+    }
+
+    /// Another order of the same drain.
+    fn obey(&mut self, order: Arc<DrainOrder>) {
+        if order.notice_round != self.order.notice_round {
+            (self.notice_next, self.noticed) = (0, 0);
+        }
+        self.order = order;
     }
 
     /// What every connection is told at its turn.
@@ -86,22 +104,17 @@ impl Drain {
 
     /// How many of this shard's connections may have been told to go by now.
     fn allowance(&self, now: Now) -> u64 {
-        let Some(since) = self.closing_since else { return 0 };
-        let all = self.order.connections.max(self.total).max(1);
-        let rate = u128::from(self.order.connections_per_second);
-        let share = rate * now.since(since).as_nanos() * u128::from(self.total);
-        let due = share / (u128::from(all) * 1_000_000_000);
-        u64::try_from(due).unwrap_or(u64::MAX).saturating_add(1)
+        self.outflow.due(now, self.total, self.order.connections)
     }
 
     /// When the next client that is noticed should come back, in milliseconds after it was
     /// closed: the slots of all shards together make a flat line.
-    fn next_slot_ms(&self) -> u64 {
-        let all = self.order.connections.max(self.total);
-        let window_us = all.saturating_mul(self.order.slot_spacing_us);
-        let position = u128::from(window_us) * u128::from(self.noticed);
-        let offset_us = position / u128::from(self.total.max(1));
-        self.order.first_slot_ms + u64::try_from(offset_us / 1_000).unwrap_or(u64::MAX)
+    pub(super) fn next_slot_ms(&self) -> u64 {
+        // Of all that are left to leave, this shard has its share.
+        let all = u128::from(self.order.connections.max(self.total));
+        let ahead = all * u128::from(self.noticed) / u128::from(self.total.max(1));
+        let offset_ms = ahead * u128::from(self.order.slot_spacing_ns) / 1_000_000;
+        self.order.first_slot_ms + u64::try_from(offset_ms).unwrap_or(u64::MAX)
     }
 }
 
@@ -112,16 +125,16 @@ impl<R: Ring> Shard<R> {
             return self.acknowledge(order.epoch); // sent again: the answer was lost
         }
         self.phase = order.phase;
-        if self.drain.is_none() && !order.phase.accepts() {
-            self.begin_drain(order.drain.unwrap_or_default());
-        } else if let (Some(drain), Some(order)) = (&mut self.drain, order.drain) {
-            drain.order = order;
-        }
+        self.take_drain_order(&order);
         // Read anew: time that this turn has taken so far is not the clients'.
         let now = self.clock.now();
         if let Some(drain) = &mut self.drain {
             match order.phase {
-                Phase::Draining => drain.closing_since = Some(now),
+                Phase::Draining => {
+                    drain.closing = true;
+                    let (rate, ramp_ms) = (drain.order.connections_per_second, drain.order.ramp_ms);
+                    drain.outflow.set(rate, ramp_ms, now);
+                }
                 Phase::Forcing => drain.forcing_since = Some(now),
                 Phase::Flushing | Phase::Stopped => {
                     drain.stopping_since = Some(now);
@@ -134,6 +147,27 @@ impl<R: Ring> Shard<R> {
         self.acknowledge(order.epoch);
     }
 
+    /// Begins a drain, changes the one that is under way, or ends it because it was cancelled.
+    fn take_drain_order(&mut self, order: &PhaseOrder) {
+        let of_now = self.drain.as_ref().map(|drain| drain.order.number);
+        let wanted = order.drain.as_ref().map(|order| order.number);
+        // The order that took back the last drain may have been replaced by that of the next.
+        let is_another = wanted.is_some() && of_now != wanted;
+        if (order.phase.accepts() || is_another)
+            && let Some(cancelled) = self.drain.take()
+        {
+            self.begin_staying(&cancelled);
+        }
+        if order.phase.accepts() {
+            return;
+        }
+        match (&mut self.drain, &order.drain) {
+            (None, drain) => self.begin_drain(drain.clone().unwrap_or_default()),
+            (Some(drain), Some(order)) => drain.obey(Arc::clone(order)),
+            (Some(_), None) => {}
+        }
+    }
+
     fn acknowledge(&self, epoch: u64) {
         // If the coordinator's inbox is full it asks again.
         let _ = self.commands.try_send(Command::ShardAcknowledged { shard: self.index, epoch });
@@ -141,6 +175,8 @@ impl<R: Ring> Shard<R> {
 
     /// Marks who is there, and refuses those who are still in their handshake.
     fn begin_drain(&mut self, order: Arc<DrainOrder>) {
+        self.settle_cancelled();
+        self.farewells.renew();
         let mut total = 0;
         for slot in 0..self.connections.end() {
             let Some(token) = self.connections.token(slot) else { continue };
@@ -168,6 +204,8 @@ impl<R: Ring> Shard<R> {
             }
         }
         self.metrics.drain_started_with.set(total);
+        self.metrics.drain_noticed.set(0);
+        self.metrics.drain_all_noticed.set(0);
         self.drain = Some(Drain {
             order,
             total,
@@ -176,7 +214,8 @@ impl<R: Ring> Shard<R> {
             has_work: false,
             notice_next: 0,
             noticed: 0,
-            closing_since: None,
+            closing: false,
+            outflow: Outflow::default(),
             close_next: 0,
             told: 0,
             in_message: VecDeque::new(),
@@ -204,7 +243,8 @@ impl<R: Ring> Shard<R> {
         };
         drain.has_work = more_to_notice || more_to_end;
         if drain.left == 0 && !drain.reported {
-            let drained = Command::ShardDrained { shard: self.index };
+            let epoch = self.metrics.epoch.get();
+            let drained = Command::ShardDrained { shard: self.index, epoch };
             drain.reported = self.commands.try_send(drained).is_ok();
         }
         self.drain = Some(drain);
@@ -214,24 +254,21 @@ impl<R: Ring> Shard<R> {
     fn send_notices(&mut self, drain: &mut Drain) -> bool {
         for _ in 0..limits::VISITS_PER_TURN {
             if drain.notice_next >= drain.end {
+                self.metrics.drain_all_noticed.set(1);
                 return false;
             }
             let token = self.connections.token(drain.notice_next);
             drain.notice_next += 1;
             if let Some(token) = token.filter(|token| self.is_drained_and_open(*token)) {
-                let notice = json!({
-                    "type": "server.shutdown",
-                    "reason": drain.order.reason,
-                    "reconnect_after_ms": drain.next_slot_ms(),
-                });
+                self.send_notice(token, drain);
                 drain.noticed += 1;
-                self.send_text(token, &notice.to_string());
+                self.metrics.drain_noticed.add(1);
             }
         }
         true
     }
 
-    fn is_drained_and_open(&mut self, token: Token) -> bool {
+    pub(super) fn is_drained_and_open(&mut self, token: Token) -> bool {
         self.connections.get_mut(token).is_some_and(|connection| {
             connection.state == State::Open && connection.facts.has(Facts::DRAINED)
         })
@@ -274,22 +311,9 @@ impl<R: Ring> Shard<R> {
         if patient && connection.is_mid_message() {
             return false;
         }
-        let total = self.messages_of(token);
-        let bye = json!({
-            "bye": true,
-            "total": total,
-            "message": "Server is shutting down gracefully",
-        });
-        self.send_text(token, &bye.to_string());
+        self.send_bye(token);
         self.begin_close(token, &drain.goodbye());
         true
-    }
-
-    fn send_text(&mut self, token: Token, text: &str) {
-        let mut bytes = self.spare_buffer();
-        frame::encode(OpCode::Data(Data::Text), text.as_bytes(), &mut bytes);
-        self.metrics.messages_sent.add(1);
-        self.send(token, Frame::Own(bytes));
     }
 
     /// Everybody is told at once, and cut a moment later. True if there are more of them.

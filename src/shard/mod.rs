@@ -11,6 +11,7 @@ mod dispatch;
 mod drain;
 mod effects;
 mod fan_out;
+mod farewell;
 mod gathering;
 mod half_open;
 mod hostile;
@@ -20,10 +21,12 @@ mod on_message;
 mod on_receive;
 mod on_send;
 mod on_tick;
+mod outflow;
 mod placement;
 mod refusing;
 mod sessions;
 pub mod settings;
+mod staying;
 mod timers;
 mod unadmitted;
 
@@ -54,6 +57,7 @@ use admitting::Deferred;
 use connections::Connections;
 use drain::Drain;
 use fan_out::FanOut;
+use farewell::Farewells;
 use gathering::Gathering;
 use half_open::HalfOpen;
 use hostile::{Output, PingCounts, Unfinished};
@@ -63,6 +67,7 @@ use placement::Placement;
 use refusing::Refusing;
 use sessions::Sessions;
 use settings::Settings;
+use staying::Staying;
 use timers::Timers;
 use unadmitted::Unadmitted;
 
@@ -135,6 +140,8 @@ pub struct Shard<R: Ring> {
     starved: VecDeque<Token>,
     phase: Phase,
     drain: Option<Drain>,
+    staying: Option<Staying>,
+    farewells: Farewells,
     now: Now,
     tick: u32,
     unseen_ms: u64,
@@ -147,6 +154,7 @@ impl<R: Ring> Shard<R> {
         let capacity = ring.file_capacity();
         let half_open = HalfOpen::new(parts.settings.half_open);
         let refusing = Refusing::new(&parts.settings);
+        let farewells = Farewells::new(parts.settings.shards);
         let gathering = Gathering::new(parts.settings.gather);
         let unfinished = Unfinished::new(parts.settings.max_unfinished_bytes);
         let output = Output::new(parts.settings.max_output_bytes);
@@ -189,6 +197,8 @@ impl<R: Ring> Shard<R> {
             starved: VecDeque::new(),
             phase: Phase::Running,
             drain: None,
+            staying: None,
+            farewells,
             now,
             tick: on_tick::tick_at(now, 0),
             unseen_ms: 0,
@@ -224,6 +234,7 @@ impl<R: Ring> Shard<R> {
         self.go_on_admitting();
         self.go_on_fanning_out();
         self.go_on_draining();
+        self.go_on_staying();
         self.on_tick();
         self.receive_starved();
         self.note_turn();
@@ -251,6 +262,7 @@ impl<R: Ring> Shard<R> {
     fn sleep_time(&mut self) -> Wait {
         let work_left = !self.fan_outs.is_empty()
             || !self.starved.is_empty()
+            || self.staying.is_some()
             || self.drain.as_ref().is_some_and(Drain::has_work);
         if work_left || !self.inbox.may_sleep() {
             return Wait::AtMost(Duration::ZERO);

@@ -233,6 +233,7 @@ impl<R: Ring> Shard<R> {
         }
         self.connections.end_life(token.slot);
         if let Some(outcome) = outcome {
+            self.say_left(source, outcome);
             self.on_drained(outcome);
         }
         self.resume_accepting(true);
@@ -249,7 +250,7 @@ impl<R: Ring> Shard<R> {
 }
 
 /// What became of a connection that was there when the drain began.
-fn outcome(connection: &Connection, reason: CloseReason) -> DrainOutcome {
+pub(super) fn outcome(connection: &Connection, reason: CloseReason) -> DrainOutcome {
     let facts = connection.facts;
     if facts.has(Facts::REFUSED_LATE) || !facts.has(Facts::OPENED) {
         return DrainOutcome::RefusedLate;

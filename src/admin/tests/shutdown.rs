@@ -12,7 +12,7 @@ const DRAIN: &str = "/api/v1/shutdown/shutdown";
 fn coordinate(admin: &Admin, started: bool) -> thread::JoinHandle<(bool, String)> {
     let commands = admin.commands.clone();
     thread::spawn(move || {
-        let Ok(Command::Shutdown { force, reason, answer }) = commands.recv() else {
+        let Ok(Command::Shutdown { force, reason, answer, .. }) = commands.recv() else {
             panic!("no shutdown command")
         };
         let phase = "refusing".to_owned();
