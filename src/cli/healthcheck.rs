@@ -4,7 +4,7 @@
 //! it does one request with the standard library, bounded in time and in bytes.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tidegate::config::{Config, Sources};
 use tidegate::exit_code;
 
+use super::admin_client::reachable;
 use super::fail;
 
 /// For the whole exchange. Shorter than the 5 s that supervisors commonly allow, so that the
@@ -49,17 +50,6 @@ pub(super) fn run(admin: Option<String>, config: Option<PathBuf>) -> ExitCode {
 
 fn unhealthy(message: impl std::fmt::Display) -> ExitCode {
     fail(exit_code::PANICKED, message)
-}
-
-/// A listener on every address is asked on loopback: this runs on the same machine.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
 }
 
 /// The HTTP status of `GET /livez`.

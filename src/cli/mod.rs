@@ -3,10 +3,14 @@
 //! Flags are not interpreted here. They become one more layer of the configuration, so that
 //! their values obey the same rules and are reported together with everything else.
 
+mod admin_client;
 mod configuration;
 mod doctor;
+mod drain;
+mod duration;
 mod healthcheck;
 mod options;
+mod status;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -30,6 +34,7 @@ use options::ServerOptions;
   tidegate serve --config /etc/tidegate.toml --listen 0.0.0.0:443
   TIDEGATE_ADMISSION__MAX_GLOBAL_CONNECTIONS=500000 tidegate serve
   tidegate doctor --connections 1000000
+  tidegate drain --within 60s
   tidegate config > tidegate.toml
   tidegate config check tidegate.toml
 
@@ -60,6 +65,19 @@ Examples:
   tidegate doctor --connections 10000000 --shards 510 --json
   tidegate doctor --connections 1000000 --sysctl > /etc/sysctl.d/90-tidegate.conf")]
     Doctor(Box<DoctorOptions>),
+    /// Let the clients of a running server go at a pace, and end it; pause, change or cancel that
+    Drain(drain::DrainArguments),
+    /// Show what a running server does
+    Status {
+        #[command(flatten)]
+        admin: admin_client::AdminOptions,
+        /// Go on showing it until the server ends
+        #[arg(long)]
+        watch: bool,
+        /// As JSON; with --watch an object for each look
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask a running server whether it is alive: exit 0 if it is, 1 if not
     #[command(after_help = "Example, in a Dockerfile:
   HEALTHCHECK --interval=30s --timeout=5s CMD [\"tidegate\", \"healthcheck\"]")]
@@ -113,6 +131,8 @@ pub(crate) fn run(serve: impl FnOnce(Config, Sources) -> ExitCode) -> ExitCode {
             ConfigCommand::Show { options, json } => configuration::show(options, json),
         },
         Command::Doctor(options) => doctor::run(*options),
+        Command::Drain(arguments) => drain::run(&arguments),
+        Command::Status { admin, watch, json } => status::run(&admin, watch, json),
         Command::Healthcheck { admin, config } => healthcheck::run(admin, config),
     }
 }
