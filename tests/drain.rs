@@ -1,85 +1,26 @@
 //! How a server leaves: every client is told, finishes its message, hears bye and 1001, and is
-//! counted under exactly one outcome; who does not go is cut; the process ends by itself with the
-//! exit code that says how. A few hundred connections here; the shape is that of any number.
-//!
-//! Exit code 70 (the overall deadline ended the process) cannot be made to happen from outside:
-//! each stage has a cap and the caps add up to less than the deadline.
+//! counted under exactly one outcome. A few hundred connections here; the shape is that of any
+//! number. How the process ends is in `drain_ends.rs`, what an operator can want meanwhile in
+//! `drain_control.rs`, and stages that take too long in `drain_overrun.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
-use std::io::{ErrorKind, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::process::ExitStatusExt;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
-use support::server::{Server, command, outcomes, text};
+use support::leaving::{bye, check_sum, clients, close, named, notice, obey};
+use support::server::{Server, text};
 use support::wire::{
     self, CLOSE, CONTINUATION, Client, End, FIN, Frame, Next, Response, TEXT, close_payload, frame,
     upgrade_request,
 };
 use support::{PATIENCE, http, socket};
-
-fn clients(server: &Server, count: usize) -> Vec<Client> {
-    (0..count).map(|_| Client::connect(server.clients, "/echo")).collect()
-}
-
-/// Reads the notice.
-#[track_caller]
-fn notice(client: &mut Client) -> Value {
-    let notice: Value = serde_json::from_str(client.frame().text()).unwrap();
-    // Which signal it was is not the clients' business.
-    assert_eq!(notice["type"], "server.shutdown", "{notice}");
-    assert_eq!(notice["reason"], "shutdown", "{notice}");
-    assert!(notice["reconnect_after_ms"].as_u64().is_some_and(|ms| ms > 0), "{notice}");
-    notice
-}
-
-/// Reads bye, with the number of messages that the client had sent.
-#[track_caller]
-fn bye(client: &mut Client, messages: u64) {
-    let bye: Value = serde_json::from_str(client.frame().text()).unwrap();
-    let expected = serde_json::json!({
-        "bye": true,
-        "total": messages,
-        "message": "Server is shutting down gracefully",
-    });
-    assert_eq!(bye, expected);
-}
-
-/// Reads Close with 1001, answers it and reads the end.
-#[track_caller]
-fn close(client: &mut Client) {
-    assert_eq!(client.frame().close_code(), Some(1001));
-    client.send(&frame(FIN | CLOSE, &close_payload(1001, "")));
-    assert_eq!(client.next(), Next::End(End::Closed));
-}
-
-/// The last words add up, and nothing in the log says otherwise.
-#[track_caller]
-fn check_sum(server: &Server, last_words: &Value) -> std::collections::BTreeMap<String, u64> {
-    let outcomes = outcomes(last_words);
-    let sum: u64 = outcomes.values().sum();
-    assert_eq!(last_words["connections_at_start"], sum, "{last_words}");
-    let errors: Vec<_> =
-        server.log().into_iter().filter(|event| event["level"] == "ERROR").collect();
-    assert!(errors.is_empty(), "{errors:?}");
-    outcomes
-}
-
-/// Outcomes that are not zero.
-fn named(outcomes: &std::collections::BTreeMap<String, u64>) -> Vec<(&str, u64)> {
-    outcomes
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(name, count)| (name.as_str(), *count))
-        .collect()
-}
 
 /// S0.2, S0.3, S0.6, S0.41, S0.45, S1.1, S1.2, S1.10, S1.12, S1.26, S1.27, S2.1, S2.3, S2.5, S2.6,
 /// S2.9, S2.15, S2.18, S2.35, S3.2, S3.5, S3.8, S3.24, S3.28, S4.1, S4.2, S4.18, S4.19, S4.21,
@@ -349,282 +290,39 @@ fn a_server_without_clients_ends_at_once() {
     assert_eq!((code, &last_words["connections_at_start"]), (Some(0), &0.into()));
 }
 
-/// S0.39, S1.19, S1.33, S2.7, S2.37, S3.13, S3.39, S4.95.
+/// Rule 9, S0.39, S1.19, S1.33, S2.7, S2.13, S2.29, S2.37, S3.13, S3.21, S3.29, S3.39, S4.95: each
+/// line where what it says has become true; of those that are about one connection the first ten
+/// of each kind.
 #[test]
 fn the_log_tells_the_sequence_in_order() {
-    let mut server = Server::start(&["shutdown.notice_ms=50"]);
-    let mut clients = clients(&server, 3);
+    let mut server = Server::start(&["server.shards=2", "shutdown.notice_ms=300"]);
+    let threads = obey(clients(&server, 30));
     server.signal(Signal::TERM);
-    for client in &mut clients {
-        notice(client);
-        bye(client, 0);
-        close(client);
-    }
+    threads.into_iter().for_each(|thread| drop(thread.join().unwrap()));
     server.ended();
     let log = server.log();
     let mut messages = log.iter().filter_map(|event| event["message"].as_str());
     for expected in [
+        "Received signal 15, initiating graceful shutdown...",
         "Shutdown signal received, initiating graceful shutdown",
         "shutdown initiated",
+        "Starting graceful shutdown process...",
         "Server received shutdown signal, stopping to accept new connections",
-        "Closing 3 WebSocket connections",
+        "Server stopped accepting new connections, starting cleanup",
+        "Shutdown notification sent to all consumers",
+        "Shutting down WebSocket handler, closing all connections",
+        "Closing 30 WebSocket connections",
+        "All WebSocket connections closed",
+        "Channel layer closed",
+        "Graceful shutdown process completed",
         "Graceful shutdown completed in ",
     ] {
         assert!(messages.any(|message| message.contains(expected)), "{expected}: {log:?}");
     }
-}
-
-/// S1.51, S4.8.
-#[test]
-fn a_second_signal_cuts_what_is_left_within_a_second() {
-    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::USR2)] {
-        let mut server = Server::start(&["server.shards=2", "shutdown.notice_ms=8000"]);
-        let mut clients = clients(&server, 50);
-        server.signal(first);
-        clients.iter_mut().for_each(|client| drop(notice(client)));
-        server.signal(second);
-        let code = server.wait_at_most(Duration::from_secs(1)).code();
-        assert_eq!(code, Some(75));
-        let (_, last_words) = server.ended();
-        assert_eq!((&last_words["exit_code"], &last_words["forced"]), (&75.into(), &true.into()));
-        assert_eq!(named(&check_sum(&server, &last_words)), [("forced", 50)]);
-        // Even so they are told: the bytes were on their way before the cut.
-        for client in &mut clients {
-            bye(client, 0);
-            assert_eq!(client.frame().close_code(), Some(1001));
-        }
-    }
-}
-
-#[test]
-fn a_second_signal_that_comes_at_once_is_not_lost() {
-    let mut server = Server::start(&["shutdown.notice_ms=8000"]);
-    let _clients = clients(&server, 20);
-    server.signal(Signal::TERM);
-    server.wait_for_log("Shutdown signal received");
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait_at_most(Duration::from_secs(1)).code(), Some(75));
-    let (_, last_words) = server.ended();
-    check_sum(&server, &last_words);
-}
-
-/// S0.43, S1.36, S1.50, S4.53.
-#[test]
-fn clients_that_neither_read_nor_answer_are_cut_when_the_drain_ends() {
-    let mut server = Server::start(&[
-        "server.shards=2",
-        "shutdown.notice_ms=100",
-        "shutdown.drain_ms=1500",
-        "shutdown.close_timeout_ms=60000",
-    ]);
-    let deaf = clients(&server, 100);
-    server.signal(Signal::TERM);
-    let (code, last_words) = server.ended();
-    assert_eq!(code, Some(0));
-    assert_eq!(last_words["forced"], true);
-    assert_eq!(named(&check_sum(&server, &last_words)), [("forced", 100)]);
-    drop(deaf);
-}
-
-/// Rule 2, S1.42, S2.4, S2.14, S2.38, S3.28, S3.34.
-#[test]
-fn a_short_deadline_is_kept_and_everybody_is_accounted_for() {
-    for deadline_ms in [600_u64, 2000] {
-        let setting = format!("shutdown.deadline_ms={deadline_ms}");
-        let mut server = Server::start(&["server.shards=2", &setting]);
-        let deaf = clients(&server, 50);
-        let signalled = Instant::now();
-        server.signal(Signal::TERM);
-        // The process ends at its deadline; a second more for a machine that is busy.
-        let code = server.wait_at_most(Duration::from_millis(deadline_ms + 1000)).code();
-        let (_, last_words) = server.ended();
-        assert_eq!(code, Some(0), "{deadline_ms}: {:?}, {last_words}", signalled.elapsed());
-        assert_eq!(named(&check_sum(&server, &last_words)), [("forced", 50)], "{deadline_ms}");
-        drop(deaf);
-    }
-}
-
-#[test]
-fn a_second_signal_under_a_short_deadline_cuts_everybody_too() {
-    for deadline_ms in [1000, 2000] {
-        let setting = format!("shutdown.deadline_ms={deadline_ms}");
-        let mut server = Server::start(&["server.shards=2", &setting, "shutdown.notice_ms=5000"]);
-        let deaf = clients(&server, 50);
-        server.signal(Signal::TERM);
-        server.wait_for_log("Shutdown signal received");
-        server.signal(Signal::TERM);
-        let (code, last_words) = server.ended();
-        assert_eq!(code, Some(75), "{last_words}");
-        assert_eq!(named(&check_sum(&server, &last_words)), [("forced", 50)], "{deadline_ms}");
-        drop(deaf);
-    }
-}
-
-/// How an attempt around the end of a server went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Attempt {
-    /// 101, and after it the whole goodbye with 1001.
-    Served,
-    /// 503.
-    Refused,
-    /// There was no listener any more.
-    NoListener,
-    /// Connected, but then neither: the only bad end.
-    Lost,
-}
-
-fn attempt(server: SocketAddr) -> Attempt {
-    let stream = match socket::connect(server) {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Attempt::NoListener,
-        // The listener was closed between the two halves of the TCP handshake.
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => return Attempt::NoListener,
-        Err(error) => panic!("{error}"),
-    };
-    match Client::upgrade(stream, "/echo") {
-        Ok(Ok(client)) => served(client),
-        Ok(Err(response)) if response.status == 503 => Attempt::Refused,
-        Ok(Err(response)) => panic!("{response:?}"),
-        Err(_) => Attempt::Lost,
-    }
-}
-
-fn served(mut client: Client) -> Attempt {
-    loop {
-        match client.next() {
-            Next::Frame(frame) if frame.opcode() == CLOSE => {
-                assert_eq!(frame.close_code(), Some(1001));
-                let answer = wire::frame(FIN | CLOSE, &close_payload(1001, ""));
-                // It may have been cut while the answer was on its way.
-                let _ = client.stream.write_all(&answer);
-                return Attempt::Served;
-            }
-            Next::Frame(_) => {}
-            Next::End(_) => return Attempt::Lost,
-        }
-    }
-}
-
-/// Clients that keep coming from before the signal until nobody listens: how each attempt went.
-fn burst(server: &mut Server, threads: usize) -> Vec<Attempt> {
-    let address = server.clients;
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let come = || {
-            let mut attempts = Vec::new();
-            while attempts.last() != Some(&Attempt::NoListener) && !over.load(Ordering::Relaxed) {
-                attempts.push(attempt(address));
-            }
-            attempts
-        };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(come)).collect();
-        std::thread::sleep(Duration::from_millis(100));
-        server.signal(Signal::TERM);
-        assert_eq!(server.wait().code(), Some(0));
-        // Each thread finds out for itself that nobody listens.
-        std::thread::sleep(Duration::from_millis(100));
-        over.store(true, Ordering::Relaxed);
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-    })
-}
-
-/// S1.35.
-#[test]
-fn a_client_that_comes_around_the_signal_is_served_or_told_or_finds_no_listener() {
-    let _alone = support::alone();
-    for shards in [1, 2] {
-        let setting = format!("server.shards={shards}");
-        let mut server = Server::start(&[&setting, "shutdown.notice_ms=100"]);
-        let attempts = burst(&mut server, 40);
-        let count = |wanted| attempts.iter().filter(|attempt| **attempt == wanted).count();
-        let lost = count(Attempt::Lost);
-        assert_eq!(lost, 0, "with {shards} shards of {}", attempts.len());
-        assert!(count(Attempt::Served) > 0, "nobody came before the signal");
-        let (_, last_words) = server.ended();
-        check_sum(&server, &last_words);
-    }
-}
-
-/// Rule 1, S1.35.
-#[test]
-fn the_backlog_is_answered_and_not_reset() {
-    let _alone = support::alone();
-    let mut server = Server::start(&["server.shards=2", "shutdown.notice_ms=50"]);
-    // Stopped, the server accepts nothing: all of these wait in the kernel.
-    server.signal(Signal::STOP);
-    let waiting: Vec<TcpStream> = (0..300)
-        .map(|_| {
-            let mut stream = socket::connect(server.clients).unwrap();
-            stream.write_all(&upgrade_request("/echo")).unwrap();
-            stream
-        })
-        .collect();
-    server.signal(Signal::TERM);
-    server.signal(Signal::CONT);
-    let attempts: Vec<Attempt> = waiting
-        .into_iter()
-        .map(|stream| match Client::read_answer(stream) {
-            Ok(Ok(client)) => served(client),
-            Ok(Err(response)) if response.status == 503 => Attempt::Refused,
-            Ok(Err(response)) => panic!("{response:?}"),
-            Err(_) => Attempt::Lost,
-        })
-        .collect();
-    let lost = attempts.iter().filter(|attempt| **attempt == Attempt::Lost).count();
-    assert_eq!(lost, 0, "{attempts:?}");
-    let (code, last_words) = server.ended();
-    assert_eq!(code, Some(0));
-    check_sum(&server, &last_words);
-}
-
-/// S4.20.
-#[test]
-fn after_a_kill_the_next_server_has_the_port_at_once() {
-    let mut server = Server::start(&["server.shards=2"]);
-    let (listen, admin) = (server.clients, server.admin);
-    for _ in 0..3 {
-        let mut clients = clients(&server, 300);
-        let killed = Instant::now();
-        server.signal(Signal::KILL);
-        let settings = [
-            "server.shards=2",
-            &format!("server.listen={listen}"),
-            &format!("admin.listen={admin}"),
-        ];
-        let next = Server::start(&settings);
-        Client::connect(next.clients, "/echo").echo("served again");
-        let took = killed.elapsed();
-        assert!(took < Duration::from_secs(2), "{took:?}");
-        for client in &mut clients {
-            assert!(matches!(client.next(), Next::End(_)), "the kernel tells the old clients");
-        }
-        server = next;
-    }
-}
-
-#[test]
-fn a_signal_while_the_server_starts_is_obeyed() {
-    for delay_us in [0, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 16_000] {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let mut child = command(&[]).stderr(log.reopen().unwrap()).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(delay_us));
-        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        let signalled = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            if signalled.elapsed() > PATIENCE {
-                let log = std::fs::read_to_string(log.path()).unwrap();
-                child.kill().unwrap();
-                child.wait().unwrap();
-                panic!("a signal after {delay_us} us was lost; the log: {log:?}");
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        };
-        // Before the first line of main the signal ends the process without a word.
-        let by_signal = status.signal() == Some(15);
-        assert!(status.code() == Some(0) || by_signal, "{delay_us}: {status}");
+    for event in ["ws_shutdown_started", "ws_shutdown_bye_sent", "ws_shutdown_completed"] {
+        let lines: Vec<_> = log.iter().filter(|line| line["event"] == event).collect();
+        assert_eq!(lines.len(), 10, "{event}: {lines:?}");
+        assert!(lines.iter().all(|line| line["source"].is_string()), "{lines:?}");
     }
 }
 

@@ -181,7 +181,7 @@ mod tests {
         }
     }
 
-    /// Rule 4: the number that would do does.
+    /// rule 4: the number that would do does.
     #[test]
     fn a_pace_that_is_too_slow_is_said_with_the_one_that_would_do() {
         let (order, report) = plan_for(Pace::PerSecond(100), at(50_000, 10_000));

@@ -9,6 +9,7 @@ pub(crate) mod figures;
 pub(crate) mod http;
 pub(crate) mod installed;
 pub(crate) mod judge;
+pub(crate) mod leaving;
 pub(crate) mod load;
 pub(crate) mod network;
 pub(crate) mod redis;
