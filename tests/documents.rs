@@ -24,7 +24,7 @@ const GUIDES: [&str; 6] = [
 /// Commands that cannot run in a test: they need another machine, an installed service or container
 /// engine, build for minutes, change this machine, or run until somebody ends them. What they are
 /// about is tested elsewhere, by the real thing.
-const NOT_RUN: [&str; 17] = [
+const NOT_RUN: [&str; 18] = [
     "cargo ",
     "scripts/",
     "target/release/",
@@ -36,12 +36,26 @@ const NOT_RUN: [&str; 17] = [
     "kubectl ",
     "ip ",
     "tidegate serve",
+    "tidegate status --watch",
     "tidegate-load",
     "REDIS_URL=",
     "kill -HUP",
     "ulimit -n",
     "install ",
     "tuning/irq ",
+];
+
+/// Commands that are refused unless a drain is under way: tests/drain_control.rs and
+/// tests/drain_cli.rs give them one.
+const STEER_A_DRAIN: [&str; 8] = [
+    "shutdown/pause",
+    "shutdown/resume",
+    "shutdown/pace",
+    "shutdown/cancel",
+    "tidegate drain pause",
+    "tidegate drain resume",
+    "tidegate drain pace",
+    "tidegate drain cancel",
 ];
 
 #[test]
@@ -119,6 +133,7 @@ fn run(command: &str, server: &Server, directory: &std::path::Path) -> Result<()
         .args(["20", "bash", "-c", &script])
         .current_dir(directory)
         .env("PATH", path)
+        .env("TIDEGATE_ADMIN__LISTEN", server.admin.to_string())
         .stdin(Stdio::null())
         .output()
         .expect("bash");
@@ -145,10 +160,15 @@ fn the_commands_in_the_guides_run() {
         // Each guide may stop its server.
         let mut server = Server::start(&["server.shards=1", "debug.fault_injection=true"]);
         for command in commands(&text) {
-            if NOT_RUN.iter().any(|beginning| command.starts_with(beginning)) {
+            if NOT_RUN.iter().any(|beginning| command.starts_with(beginning))
+                || STEER_A_DRAIN.iter().any(|part| command.contains(part))
+            {
                 continue;
             }
-            let ends = command.contains("shutdown/shutdown") || command.contains("panic");
+            let drains =
+                command.contains("shutdown/shutdown") || command.starts_with("tidegate drain");
+            let asks = command.contains("dry_run") || command.contains("--dry-run");
+            let ends = (drains && !asks) || command.contains("panic");
             if let Err(why) = run(&command, &server, directory.path()) {
                 failed.push(format!("{guide}: {why}"));
             }
@@ -176,6 +196,8 @@ fn every_subcommand_has_help_with_what_it_is_for() {
         &["config", "check"],
         &["config", "show"],
         &["healthcheck"],
+        &["drain"],
+        &["status"],
     ] {
         let mut help = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         let output = help.args(words).arg("--help").output().unwrap();

@@ -73,6 +73,7 @@ fn clients_that_never_read_nor_answer_make_the_drain_overrun_and_are_cut() {
             ("refusing", "done"),
             ("draining", "timed_out"),
             ("forcing", "done"),
+            ("sessions", "skipped"),
             ("redis", "skipped"),
             ("flushing", "done"),
         ]

@@ -66,7 +66,12 @@ fn at_its_memory_budget_the_server_refuses_and_is_never_killed() {
         }
     };
     // So that they come no faster than clients over a network would bring that much.
-    let settings = ["server.shards=2", "admission.global_connections_per_second=100"];
+    // What they send would otherwise be bounded long before.
+    let settings = [
+        "server.shards=2",
+        "admission.global_connections_per_second=100",
+        "server.max_unfinished_bytes=1073741824",
+    ];
     let mut server = Server::from_command(cgroup.command(&command(&settings)));
     let mut witness = Client::connect(server.clients, "/echo");
     assert_eq!(status(&server)["memory_limit_bytes"], LIMIT);
