@@ -225,8 +225,9 @@ keys! {
 
         /// How long a busy shard lets what has happened gather before it looks at it: less work
         /// for each message, for up to so much more time until it is answered. A shard that has
-        /// been silent for so long looks at once. 0 never waits.
-        gather_us: u64 = Number(50), between(0, 1_000), "µs";
+        /// been silent for so long looks at once. 0 never waits: setting the timer costs more than
+        /// it gains where a core has little else to do. 50 is worth trying on a busy machine.
+        gather_us: u64 = Number(0), between(0, 1_000), "µs";
 
         /// How many connections a shard has places for in the kernel. The limit on open files
         /// (RLIMIT_NOFILE) bounds it too; set it lower to bound the table's memory.
