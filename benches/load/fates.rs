@@ -52,7 +52,12 @@ impl Fates {
 
     fn of_failure(&mut self, failure: Failure) -> &mut u64 {
         match failure {
-            Failure::Errno(Step::Upgrade, libc::ECONNRESET | libc::EPIPE) => &mut self.reset,
+            // The kernel tells of a connect late: a connection that came about and was reset
+            // before anybody looked is reported as a connect that failed. Where nobody listens
+            // the error is another (ECONNREFUSED).
+            Failure::Errno(Step::Connect | Step::Upgrade, libc::ECONNRESET | libc::EPIPE) => {
+                &mut self.reset
+            }
             Failure::Errno(Step::Socket | Step::Bind | Step::Connect, _) => &mut self.not_connected,
             Failure::TimedOut(_) => &mut self.timed_out,
             Failure::Unfinished(_) => &mut self.unfinished,
@@ -146,6 +151,7 @@ mod tests {
             Fate::Refused(503),
             Fate::Refused(404),
             Fate::Failed(Failure::Errno(Step::Upgrade, libc::ECONNRESET)),
+            Fate::Failed(Failure::Errno(Step::Connect, libc::ECONNRESET)),
             Fate::Failed(Failure::Errno(Step::Connect, libc::ECONNREFUSED)),
             Fate::Failed(Failure::Errno(Step::Socket, libc::ENFILE)),
             Fate::Failed(Failure::TimedOut(Step::Upgrade)),
@@ -156,7 +162,7 @@ mod tests {
         let fates = Fates::of(&ledger, 1);
         assert!(fates.balance(), "{fates:?}");
         assert_eq!((fates.admitted, fates.by_close, fates.refused()), (2, 1, 4));
-        assert_eq!((fates.reset, fates.timed_out, fates.not_connected), (1, 2, 2));
+        assert_eq!((fates.reset, fates.timed_out, fates.not_connected), (2, 2, 2));
         assert_eq!((fates.unanswered, fates.unfinished), (1, 1));
         let lost = Fates { attempts: fates.attempts + 1, ..fates };
         assert!(!lost.balance());
