@@ -36,6 +36,8 @@ pub(super) struct Fields<'a> {
     pub(super) names_websocket: bool,
     /// Every subprotocol offered is a token.
     pub(super) protocols_are_tokens: bool,
+    /// There is a `Sec-WebSocket-Extensions`.
+    pub(super) has_extensions: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -68,6 +70,8 @@ impl<'a> Fields<'a> {
         } else if is("sec-websocket-protocol") {
             self.protocols_are_tokens &=
                 elements(value).all(|element| element.iter().all(is_token));
+        } else if is("sec-websocket-extensions") {
+            self.has_extensions = true;
         }
     }
 

@@ -42,6 +42,9 @@ pub struct Upgrade<'a> {
     pub key: &'a str,
     /// The header lines, each with its CRLF.
     lines: &'a [u8],
+    /// One of them offers extensions; most clients that are not browsers offer none, and then
+    /// nobody looks for them again.
+    has_extensions: bool,
 }
 
 impl<'a> Upgrade<'a> {
@@ -62,13 +65,17 @@ impl<'a> Upgrade<'a> {
     /// The first of the client's subprotocols that is spoken here. None is an answer too: the
     /// client decides what it makes of that (RFC 6455 section 4.2.2).
     pub fn protocol(&self, rules: &UpgradeRules) -> Option<&'a str> {
+        if rules.subprotocols.is_empty() {
+            return None;
+        }
         let spoken = |offered: &&str| rules.subprotocols.iter().any(|spoken| spoken == offered);
         self.protocols().find(spoken)
     }
 
     /// What is agreed on about compression.
     pub fn compression(&self, rules: &UpgradeRules) -> Option<Agreement> {
-        if rules.compression { Agreement::from_offers(self.extensions()) } else { None }
+        let asked = rules.compression && self.has_extensions;
+        if asked { Agreement::from_offers(self.extensions()) } else { None }
     }
 
     /// The values of `Sec-WebSocket-Extensions`, which together are one list of offers (RFC 6455
@@ -115,6 +122,7 @@ pub fn parse<'a>(head: &'a [u8], rules: &UpgradeRules) -> Result<Upgrade<'a>, Re
         origin,
         key,
         lines: request::header_lines(head),
+        has_extensions: fields.has_extensions,
     })
 }
 
@@ -211,10 +219,12 @@ fn check_key(key: Once<'_>) -> Result<&str, Refusal> {
             return Err(Refusal::bad_request("more than one Sec-WebSocket-Key header"));
         }
     };
-    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    // A fold over all of them, which the compiler vectorises.
+    let is_base64 =
+        |all, byte: &u8| all & (byte.is_ascii_alphanumeric() | (*byte == b'+') | (*byte == b'/'));
     value
         .strip_suffix(b"==")
-        .filter(|digits| digits.len() == 22 && digits.iter().all(is_base64))
+        .filter(|digits| digits.len() == 22 && digits.iter().fold(true, is_base64))
         .and_then(|_| std::str::from_utf8(value).ok())
         .ok_or(Refusal::bad_request("Sec-WebSocket-Key is not 16 bytes in base64"))
 }
