@@ -213,9 +213,9 @@ keys! {
         /// The kernel silently uses net.core.somaxconn if that is less.
         backlog: u32 = Number(65_535), between(1, 1 << 20), "connections";
 
-        /// How many receive buffers a shard has. They are lent only while bytes are being
-        /// read, so they are few however many connections there are; each must hold a buffer
-        /// for as many reads as complete in one turn.
+        /// How many receive buffers a shard may have. They are lent only while bytes are being
+        /// read, so they are few however many connections there are: a shard takes as many as
+        /// complete in one turn, and gives up in quiet times what it does not need.
         receive_buffers: u16 =
             Number(512), Rule::PowerOfTwo { min: 16, max: 32_768 }, "buffers per shard";
 

@@ -51,7 +51,8 @@ pub enum Outcome {
     Readable(Result<(), Errno>),
     /// Of `Receive` and `ReceiveMany`.
     Received {
-        /// The bytes; `None` is the end of the stream.
+        /// The bytes; `None` is the end of the stream. ENOBUFS says that all buffers are lent; EAGAIN
+        /// also that there was none, but is one for the next try.
         result: Result<Option<Received>, Errno>,
         /// The receive goes on (`ReceiveMany` only).
         lasts: bool,

@@ -51,7 +51,7 @@ pub struct RingSettings {
     pub files: u32,
     /// Accepts in flight at once.
     pub accepts: u32,
-    /// Receive buffers: a power of two, at most 32,768.
+    /// Receive buffers at most: a power of two, up to 32,768. So many are offered as are needed.
     pub buffers: u16,
     /// Bytes of each.
     pub buffer_bytes: u32,
@@ -283,7 +283,14 @@ impl KernelRing {
             }
             Kind::Watch => Outcome::Readable(result.map(drop)),
             Kind::Receive => Outcome::Received {
-                result: result.map(|len| self.received(len, entry.flags())),
+                result: match result {
+                    Ok(len) => Ok(self.received(len, entry.flags())),
+                    // There is one for the next try.
+                    Err(Errno(libc::ENOBUFS)) if self.buffers.offer_another() => {
+                        Err(Errno(libc::EAGAIN))
+                    }
+                    Err(errno) => Err(errno),
+                },
                 lasts: cqueue::more(entry.flags()),
             },
             Kind::Calm => Outcome::Calmed(result.map(drop)),
@@ -299,7 +306,10 @@ impl KernelRing {
                 Err(_) => return None,
             },
             Kind::Wake => Outcome::Woken,
-            Kind::Tick => Outcome::Ticked { lasts: cqueue::more(entry.flags()) },
+            Kind::Tick => {
+                self.buffers.on_tick();
+                Outcome::Ticked { lasts: cqueue::more(entry.flags()) }
+            }
             Kind::Open => Outcome::Opened(result),
             Kind::Bind => {
                 self.in_flight.address_done(place);

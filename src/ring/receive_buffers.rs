@@ -1,7 +1,11 @@
 //! The provided-buffer ring of a shard: the kernel takes a buffer only when there are bytes.
 //!
-//! Invariant: every buffer is either in the kernel's ring or named by exactly one [`Received`];
-//! `Received` is not `Clone`, so a buffer cannot be given back twice.
+//! The kernel goes round all that it is offered, so what it is offered is soon resident. Few are
+//! offered at first; a receive that finds none has another offered in its place, and with time
+//! some are withdrawn, so that memory follows the load and not the setting.
+//!
+//! Invariant: every buffer is either in the kernel's ring, or withdrawn, or named by exactly one
+//! [`Received`]; `Received` is not `Clone`, so a buffer cannot be given back twice.
 
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -10,6 +14,16 @@ use io_uring::types::BufRingEntry;
 
 /// The group id under which the buffers are registered; a ring has one group.
 pub(super) const GROUP: u16 = 0;
+
+/// Buffers that are offered however quiet it is: the least that `server.receive_buffers` can be.
+const FEW: u16 = 16;
+
+/// The part of those above [`FEW`] that a tick makes superfluous: of 512 nearly all are withdrawn
+/// within 20 s of quiet, and a load that needs them back asks for two of them in a tick.
+const SUPERFLUOUS: u16 = 256;
+
+/// A smaller piece of memory cannot be given up.
+const PAGE: usize = 4_096;
 
 /// Bytes that a receive brought, in a buffer that belongs to the ring.
 #[derive(Debug)]
@@ -39,6 +53,10 @@ pub(super) struct ReceiveBuffers {
     count: u16,
     size: u32,
     tail: u16,
+    /// Not offered; the last withdrawn is the first to be offered again.
+    withdrawn: Vec<u16>,
+    /// How many may be offered or lent; more are withdrawn as they are given back.
+    wanted: u16,
 }
 
 impl ReceiveBuffers {
@@ -66,11 +84,14 @@ impl ReceiveBuffers {
         if map == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let mut buffers = Self { map, map_len, pool_offset, count, size, tail: 0 };
+        let wanted = FEW.min(count);
+        let withdrawn = (wanted..count).rev().collect();
+        let mut buffers =
+            Self { map, map_len, pool_offset, count, size, tail: 0, withdrawn, wanted };
         // SAFETY: the mapping is page aligned, holds `count` entries and stays mapped until
         // `Drop`, which KernelRing runs after the ring has no operation in flight.
         unsafe { submitter.register_buf_ring_with_flags(map as u64, count, GROUP, 0) }?;
-        for id in 0..count {
+        for id in 0..wanted {
             buffers.add(id);
         }
         buffers.publish();
@@ -86,8 +107,44 @@ impl ReceiveBuffers {
     }
 
     pub(super) fn give_back(&mut self, received: Received) {
+        if self.in_use() > self.wanted {
+            return self.withdraw(received.id);
+        }
         self.add(received.id);
         self.publish();
+    }
+
+    /// A receive has found no buffer. False if all there are have been offered.
+    pub(super) fn offer_another(&mut self) -> bool {
+        let Some(id) = self.withdrawn.pop() else { return false };
+        self.wanted = self.in_use();
+        self.add(id);
+        self.publish();
+        true
+    }
+
+    /// Time has passed: fewer are wanted than before.
+    pub(super) fn on_tick(&mut self) {
+        self.wanted -= self.wanted.saturating_sub(FEW).div_ceil(SUPERFLUOUS);
+    }
+
+    /// Offered or lent.
+    fn in_use(&self) -> u16 {
+        self.count - self.withdrawn.len() as u16
+    }
+
+    /// Keeps a buffer back, and gives up the pages that are its own.
+    fn withdraw(&mut self, id: u16) {
+        self.withdrawn.push(id);
+        let size = self.size as usize;
+        if !size.is_multiple_of(PAGE) {
+            return;
+        }
+        let start = self.address(id);
+        // SAFETY: these pages hold this buffer alone, as buffers begin on a page and are whole
+        // pages; nobody uses it until it is offered again, and then its content is the kernel's to
+        // write. An error changes nothing.
+        unsafe { libc::madvise(start.cast(), size, libc::MADV_DONTNEED) };
     }
 
     fn address(&self, id: u16) -> *mut u8 {

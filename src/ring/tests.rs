@@ -39,11 +39,15 @@ fn wait_for<T>(ring: &mut KernelRing, mut pick: impl FnMut(Completion) -> Option
 }
 
 fn connected_pair() -> Pair {
+    connected_pair_of(settings())
+}
+
+fn connected_pair_of(settings: RingSettings) -> Pair {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let socket = listener::listen(any, 16).expect("listen");
     let address = listener::local_address(socket.as_raw_fd()).expect("address");
     let bell = EventFd::new().expect("eventfd");
-    let mut ring = KernelRing::new(settings(), bell, Some(socket)).expect("ring");
+    let mut ring = KernelRing::new(settings, bell, Some(socket)).expect("ring");
     ring.start(Operation::Accept);
     ring.start(Operation::Open { ipv6: false });
     let slot = wait_for(&mut ring, |done| match done.outcome {
@@ -98,6 +102,52 @@ fn bytes_cross_in_order_and_buffers_come_back() {
         assert!(!ring.bytes(&received).is_empty());
         ring.give_back(received);
     }
+}
+
+/// Receives so many times at once, and counts those that found a buffer and those that did not.
+fn receive_at_once(ring: &mut KernelRing, token: Token, times: usize) -> (Vec<Received>, Vec<i32>) {
+    (0..times).for_each(|_| ring.start(Operation::Receive { token, wait: false }));
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    wait_for(ring, |done| {
+        match done.outcome {
+            Outcome::Received { result: Ok(received), .. } => found.extend(received),
+            Outcome::Received { result: Err(errno), .. } => failed.push(errno.0),
+            _ => {}
+        }
+        (found.len() + failed.len() == times).then_some(())
+    });
+    (found, failed)
+}
+
+#[test]
+fn buffers_are_offered_as_they_are_missed_and_withdrawn_in_quiet_times() {
+    let Pair { mut ring, client, server } =
+        connected_pair_of(RingSettings { buffers: 32, ..settings() });
+    let mut all_at_once = |ring: &mut KernelRing| {
+        ring.start(Operation::Send(client, SendBatch::one(Frame::Own(vec![1; 40 * 512]))));
+        wait_for(ring, |done| matches!(done.outcome, Outcome::Sent(Ok(_), _)).then_some(()));
+        let (found, missed) = receive_at_once(ring, server, 20);
+        let counts = (found.len(), missed);
+        found.into_iter().for_each(|received| ring.give_back(received));
+        // What is left is read away, so that the next time begins as this one.
+        for _ in counts.0..40 {
+            let (read, _) = receive_at_once(ring, server, 1);
+            read.into_iter().for_each(|received| ring.give_back(received));
+        }
+        counts
+    };
+    let again = libc::EAGAIN;
+    assert_eq!(all_at_once(&mut ring), (16, vec![again; 4]), "few are offered at first");
+    assert_eq!(all_at_once(&mut ring), (20, vec![]), "then as many as were missed");
+
+    ring.start(Operation::Tick(Duration::from_micros(200)));
+    let mut ticks = 0;
+    wait_for(&mut ring, |done| {
+        ticks += usize::from(matches!(done.outcome, Outcome::Ticked { .. }));
+        (ticks > 20).then_some(())
+    });
+    assert_eq!(all_at_once(&mut ring), (20, vec![]), "one is withdrawn as it is given back");
+    assert_eq!(all_at_once(&mut ring), (16, vec![again; 4]), "and few are there after a while");
 }
 
 #[test]

@@ -46,6 +46,7 @@ impl<S: Scenario> Client<S> {
                     self.read_on(slot);
                 }
                 (_, Ok(None)) => self.on_end_of_stream(slot),
+                (_, Err(Errno(libc::EAGAIN))) => self.read_on(slot),
                 (_, Err(Errno(libc::ENOBUFS))) => {
                     connection.reading = true;
                     self.core.starve(token);
