@@ -4,8 +4,9 @@
 //! slot has now. Slots are also reused only after their last completion, so the generation is
 //! the second of two locks.
 
-/// The index of a direct descriptor, and at the same time of its connection: the kernel picks
-/// the lowest free ones first, so the table of connections stays as dense as the file table.
+/// The index of a direct descriptor, and at the same time of its connection. The kernel picks the
+/// next free one after the last that it gave or took back, and starts over at the end of its
+/// table: where connections come and go, they are spread over all of it in time.
 pub type FileSlot = u32;
 
 const SLOT_BITS: u32 = 20;

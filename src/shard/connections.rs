@@ -1,8 +1,9 @@
 //! The table of a shard's connections, indexed by direct descriptor.
 //!
-//! Grows by chunks, so that a million connections are never copied, and never shrinks: the
-//! kernel hands out the lowest free descriptors first. Invariant: a slot is vacant exactly when
-//! its last completion has been taken.
+//! Grows by chunks, so that a million connections are never copied, and never shrinks. The kernel
+//! looks for a free descriptor after the last one that it gave or took back, so chunks are added up
+//! to the size of its table as connections come and go, also if there are never many at once.
+//! Invariant: a slot is vacant exactly when its last completion has been taken.
 
 use crate::connection::{Connection, State};
 use crate::ring::{FileSlot, Token};
