@@ -81,6 +81,7 @@ fn as_many_as_the_doctor_says_are_held_and_those_beyond_are_refused() {
         let server = Server::from_command(limited(DESCRIPTORS, &command(&[&setting])));
         let url = format!("ws://{}/ws", server.clients);
         let mut held = Load::start("hold", &url, &["-n", &reachable.to_string()]);
+        assert_eq!(metric(&server, "tidegate_connections_capacity"), reachable, "it says so");
         assert_eq!(held.opened(), reachable, "so many are held");
         let beyond = (reachable / 20).to_string();
         let arguments = ["-n", &beyond, "--expect-admitted", "0", "--for", "0s"];

@@ -175,7 +175,7 @@ impl Server {
         let metrics: Vec<Arc<ShardMetrics>> =
             (0..capacity.shards).map(|_| Arc::default()).collect();
         let state = ServerState::new(Arc::clone(&config), Clock::start(), metrics);
-        let state = Arc::new(state.supervised_by(self.supervisor));
+        let state = Arc::new(state.supervised_by(self.supervisor).with_seats(capacity.seats()));
         register(&state, &config, self.resources)?;
         Starting { config, sources: self.sources, state, capacity, reader, caught }
             .start(Arc::new(self.routes))
@@ -250,7 +250,6 @@ impl Starting {
         let (commands, inbox) = bounded(limits::COMMANDS);
         let state = Arc::clone(&self.state);
         let (seats, mailboxes) = (capacity.seats(), Mailboxes::new(capacity.shards)?);
-        state.shards.iter().for_each(|shard| shard.capacity.set(seats.per_shard.into()));
         let limits = Limits::new(
             self.sources.clone(),
             seats,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::phase::Phase;
 use super::report::ShutdownReport;
+use crate::admission::Seats;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
@@ -36,6 +37,8 @@ pub struct ServerState {
     pub supervisor: Supervisor,
     /// Where sessions are asked for and let go of.
     pub sessions: Desk,
+    /// What bounds the number of connections besides the configuration.
+    seats: Seats,
     phase: AtomicU8,
     epoch: AtomicU64,
     drains: AtomicU64,
@@ -50,6 +53,7 @@ pub struct ServerState {
 impl ServerState {
     /// The state of a server that is starting.
     pub fn new(config: Arc<Config>, clock: Clock, shards: Vec<Arc<ShardMetrics>>) -> Self {
+        let seats = Seats { shards: shards.len(), per_shard: u32::MAX, by_memory: u64::MAX };
         Self {
             clock,
             shards,
@@ -58,6 +62,7 @@ impl ServerState {
             resources: resources::board::Board::default(),
             supervisor: Supervisor::default(),
             sessions: Desk::default(),
+            seats,
             phase: AtomicU8::new(Phase::Starting as u8),
             epoch: AtomicU64::new(0),
             drains: AtomicU64::new(0),
@@ -73,6 +78,19 @@ impl ServerState {
     /// The same under a service manager.
     pub fn supervised_by(self, supervisor: Supervisor) -> Self {
         Self { supervisor, ..self }
+    }
+
+    /// The same with the places that its tables and its memory have.
+    pub fn with_seats(self, seats: Seats) -> Self {
+        for shard in &self.shards {
+            shard.capacity.set(seats.per_shard.into());
+        }
+        Self { seats, ..self }
+    }
+
+    /// The most connections that can be open at once, under the settings in force.
+    pub fn capacity(&self) -> u64 {
+        self.seats.capacity(self.config().admission.max_global_connections)
     }
 
     /// When the coordinator last came round, in milliseconds on the server's clock.

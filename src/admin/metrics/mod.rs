@@ -86,8 +86,15 @@ fn connections(page: &mut Page<'_, '_>) -> Result<(), Error> {
     page.gauge(
         "tidegate_connections_limit",
         None,
-        "Most connections that are admitted at once: admission.max_global_connections",
+        "Most connections that the configuration admits at once: admission.max_global_connections",
         moment.state.config().admission.max_global_connections,
+    )?;
+    page.gauge(
+        "tidegate_connections_capacity",
+        None,
+        "Most connections that are held at once: by the configuration, the shards' tables or the \
+         memory, whichever is least",
+        moment.state.capacity(),
     )?;
     page.total("tidegate_connections_accepted", None, "Accepted TCP connections", |shard| {
         &shard.accepted

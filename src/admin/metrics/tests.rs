@@ -73,6 +73,8 @@ fn fixed_names_are_there() {
         "tidegate_connections{shard=\"0\"} 3",
         "tidegate_connections{shard=\"1\"} 1",
         "tidegate_connections_opened_total 9",
+        "tidegate_connections_limit 10000000",
+        "tidegate_connections_capacity 10000000",
         "tidegate_connections_closed_total{reason=\"peer_gone\"} 5",
         "tidegate_admission_refused_total{reason=\"per_ip_rate\"} 4",
         "tidegate_messages_received_total 0",
@@ -167,8 +169,7 @@ fn the_page_is_well_formed() {
     assert!(families.len() > 60, "{}", families.len());
 }
 
-/// S0.49 to S0.55, S2.30, S4.67 to S4.70: there, and absent when switched off.
-/// Rule 10, S0.49 to S0.55, S2.30, S4.67 to S4.70.
+/// Rule 10, S0.49 to S0.55, S2.30, S4.67 to S4.70: there, and absent when switched off.
 #[test]
 fn compatibility_names_can_be_switched_off() {
     let names = [
@@ -198,7 +199,6 @@ fn compatibility_names_can_be_switched_off() {
     }
 }
 
-/// Rule 11.
 /// Rule 11, S1.42, S1.59, S1.60, S3.32, S4.69, S4.70, S4.96.
 #[test]
 fn the_previous_shutdown_is_shown_and_counted() {
