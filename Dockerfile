@@ -15,18 +15,24 @@
 # deploy/compose and deploy/kubernetes have all of that. scripts/image-steps runs the steps of this
 # file without an engine.
 
-FROM rust:1.95-slim-bookworm AS build
+# Both images are of one Debian, and named by what they contain: the same today and in a year. For newer ones
+# (a Rust, Debian's security updates) look up the digest and change it here:
+#   docker buildx imagetools inspect debian:bookworm-slim
+FROM rust:1.95.0-slim-bookworm@sha256:d7482085ff5b415f84dba5647ae71606650bdef00db7aeb69f4b3d170c3e4082 AS build
 WORKDIR /tidegate
 # The same sources make the same bytes: locked dependencies, no path and no time of this machine.
 ENV CARGO_INCREMENTAL=0 SOURCE_DATE_EPOCH=0 CARGO_HOME=/usr/local/cargo
-ENV RUSTFLAGS="--remap-path-prefix=/tidegate=. --remap-path-prefix=/usr/local/cargo=cargo"
+# What a backtrace needs for file and line is most of the program, and shrinks well.
+ENV RUSTFLAGS="--remap-path-prefix=/tidegate=. --remap-path-prefix=/usr/local/cargo=cargo -Clink-arg=-Wl,--compress-debug-sections=zlib"
 COPY Cargo.toml Cargo.lock README.md ./
 COPY src src
 COPY benches benches
 RUN cargo build --release --locked --bin tidegate
 
-FROM debian:bookworm-slim
+FROM debian:bookworm-20260824-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
 RUN groupadd --gid 1001 tidegate && useradd --uid 1001 --gid 1001 --no-create-home --shell /usr/sbin/nologin tidegate
+# What rediss:// trusts.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /tidegate/target/release/tidegate /usr/local/bin/
 USER 1001:1001
 # Clients. The admin listener (8081) stays on loopback unless it has a token.

@@ -298,4 +298,14 @@ fn the_image_has_the_user_the_check_and_the_signal_that_are_asked_for() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}");
     }
+    // The same image from the same sources: no base whose name can come to mean something else.
+    let bases: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("FROM ")).collect();
+    assert_eq!(bases.len(), 2, "{bases:?}");
+    for base in bases {
+        let digest = base.split_once("@sha256:").expect(base).1.split(' ').next().unwrap();
+        assert!(
+            digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{base}"
+        );
+    }
 }
