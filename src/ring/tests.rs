@@ -123,7 +123,7 @@ fn receive_at_once(ring: &mut KernelRing, token: Token, times: usize) -> (Vec<Re
 fn buffers_are_offered_as_they_are_missed_and_withdrawn_in_quiet_times() {
     let Pair { mut ring, client, server } =
         connected_pair_of(RingSettings { buffers: 32, ..settings() });
-    let mut all_at_once = |ring: &mut KernelRing| {
+    let all_at_once = |ring: &mut KernelRing| {
         ring.start(Operation::Send(client, SendBatch::one(Frame::Own(vec![1; 40 * 512]))));
         wait_for(ring, |done| matches!(done.outcome, Outcome::Sent(Ok(_), _)).then_some(()));
         let (found, missed) = receive_at_once(ring, server, 20);
