@@ -18,8 +18,9 @@ pub(super) const GROUP: u16 = 0;
 /// Buffers that are offered however quiet it is: the least that `server.receive_buffers` can be.
 const FEW: u16 = 16;
 
-/// The part of those above [`FEW`] that a tick makes superfluous: of 512 nearly all are withdrawn
-/// within 20 s of quiet, and a load that needs them back asks for two of them in a tick.
+/// The part of those above [`FEW`] that a tick makes superfluous: nearly all of 512 within 20 s of
+/// quiet. Each is withdrawn when it comes back from a read, so a shard that reads nothing at all
+/// keeps what it has; a load that needs them again asks for two in a tick.
 const SUPERFLUOUS: u16 = 256;
 
 /// A smaller piece of memory cannot be given up.
