@@ -102,6 +102,7 @@ impl Key {
     /// The key that somebody who wrote `name` most likely meant, if any is near enough. The
     /// right key in the wrong section (or in none) is near.
     pub(super) fn nearest(name: &str) -> Option<&'static Key> {
+        let name = beginning(name);
         let field = name.rsplit('.').next().unwrap_or(name);
         let likeness = |key: &Key| {
             let elsewhere = strsim::normalized_damerau_levenshtein(field, key.field()) * 0.95;
@@ -119,6 +120,7 @@ impl Key {
 
     /// The section that somebody who wrote `name` most likely meant, if any is near enough.
     pub(super) fn nearest_section(name: &str) -> Option<&'static str> {
+        let name = beginning(name);
         nearest(Key::sections().into_iter(), |section| {
             strsim::normalized_damerau_levenshtein(name, section)
         })
@@ -134,6 +136,12 @@ impl Key {
             }),
         }
     }
+}
+
+/// As much of a name as is compared: the distance takes time of the product of both lengths, and
+/// to what is longer nothing is near.
+fn beginning(name: &str) -> &str {
+    name.char_indices().nth(100).map_or(name, |(end, _)| &name[..end])
 }
 
 /// The first of the most alike, if it is alike at all.

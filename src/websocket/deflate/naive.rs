@@ -35,16 +35,17 @@ struct Code(Vec<(u8, u32, usize)>);
 
 impl Code {
     fn new(lengths: &[u8]) -> Self {
-        let mut symbols = Vec::new();
-        let mut code = 0;
-        for length in 1..=15 {
-            for (symbol, _) in lengths.iter().enumerate().filter(|(_, l)| **l == length) {
-                symbols.push((length, code, symbol));
-                code += 1;
-            }
-            code <<= 1;
-        }
-        Self(symbols)
+        let used = lengths.iter().zip(0..).filter(|(length, _)| **length > 0);
+        let mut symbols: Vec<(u8, usize)> =
+            used.map(|(length, symbol)| (*length, symbol)).collect();
+        symbols.sort_unstable();
+        let (mut next, mut before) = (0, 0);
+        let with_code = |(length, symbol)| {
+            let code = next << (length - before);
+            (next, before) = (code + 1, length);
+            (length, code, symbol)
+        };
+        Self(symbols.into_iter().map(with_code).collect())
     }
 
     fn read(&self, bits: &mut Bits<'_>) -> Option<usize> {
@@ -52,8 +53,8 @@ impl Code {
         loop {
             code = code << 1 | bits.bit()?;
             length += 1;
-            if let Some(found) = self.0.iter().find(|(l, c, _)| (*l, *c) == (length, code)) {
-                return Some(found.2);
+            if let Ok(place) = self.0.binary_search_by_key(&(length, code), |(l, c, _)| (*l, *c)) {
+                return Some(self.0[place].2);
             }
             if length == 15 {
                 return None;

@@ -1,17 +1,30 @@
 //! What is inflated is what a simple reader makes of it, in bounds; and what is compressed is read
 //! back in its window.
 
+use std::cell::RefCell;
+
 use tidegate::websocket::Violation;
 use tidegate::websocket::deflate::{Compressor, Inflater, Window};
 
 #[path = "../../../src/websocket/deflate/naive.rs"]
 mod naive;
 
+thread_local! {
+    /// One of each for all inputs, as a shard has them: nothing may be left of the last message.
+    static BOTH: RefCell<(Inflater, Compressor)> = RefCell::default();
+}
+
 /// The limit, in units of 16 bytes, and a payload.
 pub fn run(input: &[u8]) {
     let [limit, payload @ ..] = input else { return };
     let max = 16 * usize::from(*limit);
-    let mut inflater = Inflater::default();
+    BOTH.with_borrow_mut(|(inflater, compressor)| {
+        reads_what_it_should(inflater, payload, max);
+        comes_back(inflater, compressor, payload);
+    });
+}
+
+fn reads_what_it_should(inflater: &mut Inflater, payload: &[u8], max: usize) {
     match inflater.inflate(payload, max) {
         Ok(message) => {
             assert!(message.len() <= max);
@@ -26,7 +39,9 @@ pub fn run(input: &[u8]) {
         }
         Err(violation) => assert_eq!(violation, Violation::InvalidDeflate),
     }
-    let mut compressor = Compressor::default();
+}
+
+fn comes_back(inflater: &mut Inflater, compressor: &mut Compressor, payload: &[u8]) {
     for code in [1, 4, 7] {
         let Some(window) = Window::from_code(code) else { continue };
         if let Some(compressed) = compressor.compress(payload, window) {
