@@ -30,36 +30,35 @@ impl Bits<'_> {
     }
 }
 
-/// A Huffman code by its lengths: symbols by (length, code).
-struct Code(Vec<(u8, u32, usize)>);
+/// A Huffman code: how many symbols there are of each length, and the symbols in the order of their
+/// codes (RFC 1951 section 3.2.2).
+struct Code {
+    counts: [usize; 16],
+    symbols: Vec<usize>,
+}
 
 impl Code {
     fn new(lengths: &[u8]) -> Self {
-        let used = lengths.iter().zip(0..).filter(|(length, _)| **length > 0);
-        let mut symbols: Vec<(u8, usize)> =
-            used.map(|(length, symbol)| (*length, symbol)).collect();
-        symbols.sort_unstable();
-        let (mut next, mut before) = (0, 0);
-        let with_code = |(length, symbol)| {
-            let code = next << (length - before);
-            (next, before) = (code + 1, length);
-            (length, code, symbol)
-        };
-        Self(symbols.into_iter().map(with_code).collect())
+        let mut counts = [0; 16];
+        lengths.iter().for_each(|length| counts[usize::from(*length)] += 1);
+        counts[0] = 0;
+        let mut symbols: Vec<usize> = (0..lengths.len()).filter(|s| lengths[*s] > 0).collect();
+        symbols.sort_by_key(|symbol| lengths[*symbol]);
+        Self { counts, symbols }
     }
 
     fn read(&self, bits: &mut Bits<'_>) -> Option<usize> {
-        let (mut code, mut length) = (0, 0);
-        loop {
-            code = code << 1 | bits.bit()?;
-            length += 1;
-            if let Ok(place) = self.0.binary_search_by_key(&(length, code), |(l, c, _)| (*l, *c)) {
-                return Some(self.0[place].2);
+        // The first code of a length, and the place of its symbol.
+        let (mut code, mut first, mut place) = (0, 0, 0);
+        for count in &self.counts[1..] {
+            code = code << 1 | bits.bit()? as usize;
+            if (first..first + count).contains(&code) {
+                return Some(self.symbols[place + code - first]);
             }
-            if length == 15 {
-                return None;
-            }
+            place += count;
+            first = (first + count) << 1;
         }
+        None
     }
 }
 
