@@ -23,7 +23,7 @@ use crate::coordinator::command::Command;
 use crate::coordinator::phase::Phase;
 use crate::limits;
 use crate::mesh::message::{DrainOrder, PhaseOrder};
-use crate::ring::{FileSlot, Ring, Token};
+use crate::ring::{FileSlot, Frame, Ring, Token};
 
 /// While connections leave at a pace the shard comes round at least this often.
 pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(5);
@@ -236,12 +236,12 @@ impl<R: Ring> Shard<R> {
 
     pub(super) fn go_on_draining(&mut self) {
         let Some(mut drain) = self.drain.take() else { return };
-        let more_to_notice = self.send_notices(&mut drain);
         let more_to_end = match drain.forcing_since {
             None => self.close_at_pace(&mut drain),
             Some(since) => self.force(&mut drain, since),
         };
-        drain.has_work = more_to_notice || more_to_end;
+        // Whose turn it is already hears everything at once.
+        drain.has_work = more_to_end || self.send_notices(&mut drain);
         if drain.left == 0 && !drain.reported {
             let epoch = self.metrics.epoch.get();
             let drained = Command::ShardDrained { shard: self.index, epoch };
@@ -260,12 +260,19 @@ impl<R: Ring> Shard<R> {
             let token = self.connections.token(drain.notice_next);
             drain.notice_next += 1;
             if let Some(token) = token.filter(|token| self.is_drained_and_open(*token)) {
-                self.send_notice(token, drain);
-                drain.noticed += 1;
-                self.metrics.drain_noticed.add(1);
+                let mut notice = self.spare_buffer();
+                self.notice(drain, &mut notice);
+                self.send(token, Frame::Own(notice));
             }
         }
         true
+    }
+
+    /// The notice of one connection, which is counted as noticed.
+    fn notice(&mut self, drain: &mut Drain, out: &mut Vec<u8>) {
+        self.write_notice(drain, out);
+        drain.noticed += 1;
+        self.metrics.drain_noticed.add(1);
     }
 
     pub(super) fn is_drained_and_open(&mut self, token: Token) -> bool {
@@ -301,9 +308,10 @@ impl<R: Ring> Shard<R> {
         true
     }
 
-    /// Bye and Close. False if the client is in the middle of a message and there is time to
-    /// let it finish.
-    fn say_goodbye(&mut self, token: Token, drain: &Drain, patient: bool) -> bool {
+    /// Bye and Close, and before them the notice if it has not been sent: one send and one segment,
+    /// where each more is a fifth of what it costs to let a connection go. False if the client is in
+    /// the middle of a message and there is time to let it finish.
+    fn say_goodbye(&mut self, token: Token, drain: &mut Drain, patient: bool) -> bool {
         if !self.is_drained_and_open(token) {
             return true;
         }
@@ -311,8 +319,12 @@ impl<R: Ring> Shard<R> {
         if patient && connection.is_mid_message() {
             return false;
         }
-        self.send_bye(token);
-        self.begin_close(token, &drain.goodbye());
+        let mut last_words = self.spare_buffer();
+        if token.slot >= drain.notice_next {
+            self.notice(drain, &mut last_words);
+        }
+        self.write_bye(token, &mut last_words);
+        self.begin_close_after(last_words, token, &drain.goodbye());
         true
     }
 

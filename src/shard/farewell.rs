@@ -56,7 +56,7 @@ macro_rules! sampled {
 
 impl<R: Ring> Shard<R> {
     /// `server.shutdown`, with the time to come back (D22).
-    pub(super) fn send_notice(&mut self, token: Token, drain: &Drain) {
+    pub(super) fn write_notice(&self, drain: &Drain, out: &mut Vec<u8>) {
         let mut notice = json!({
             "type": "server.shutdown",
             "reason": drain.order.reason,
@@ -65,16 +65,18 @@ impl<R: Ring> Shard<R> {
         if let Some(address) = &drain.order.reconnect_to {
             notice["reconnect_to"] = address.as_str().into();
         }
-        self.send_text(token, &notice.to_string());
+        self.write_text(&notice.to_string(), out);
     }
 
     /// What takes a notice back: the server stays, and so may the client.
     pub(super) fn send_reassurance(&mut self, token: Token) {
-        self.send_text(token, r#"{"type":"server.shutdown_cancelled"}"#);
+        let mut bytes = self.spare_buffer();
+        self.write_text(r#"{"type":"server.shutdown_cancelled"}"#, &mut bytes);
+        self.send(token, Frame::Own(bytes));
     }
 
     /// The last message before Close (S2.15).
-    pub(super) fn send_bye(&mut self, token: Token) {
+    pub(super) fn write_bye(&mut self, token: Token, out: &mut Vec<u8>) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         let source = connection.source;
         let count = self.messages_of(token);
@@ -85,7 +87,7 @@ impl<R: Ring> Shard<R> {
         });
         let begun = &mut self.farewells.begun;
         sampled!(begun, event = "ws_shutdown_started", %source, count, "Closing WebSocket connection");
-        self.send_text(token, &bye.to_string());
+        self.write_text(&bye.to_string(), out);
         let byes = &mut self.farewells.byes;
         sampled!(byes, event = "ws_shutdown_bye_sent", %source, "bye sent");
     }
@@ -106,10 +108,8 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    fn send_text(&mut self, token: Token, text: &str) {
-        let mut bytes = self.spare_buffer();
-        frame::encode(OpCode::Data(Data::Text), text.as_bytes(), &mut bytes);
+    fn write_text(&self, text: &str, out: &mut Vec<u8>) {
+        frame::encode(OpCode::Data(Data::Text), text.as_bytes(), out);
         self.metrics.messages_sent.add(1);
-        self.send(token, Frame::Own(bytes));
     }
 }

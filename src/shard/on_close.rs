@@ -28,6 +28,17 @@ pub(super) struct Goodbye<'a> {
 impl<R: Ring> Shard<R> {
     /// Begins the Close handshake from our side.
     pub(super) fn begin_close(&mut self, token: Token, goodbye: &Goodbye<'_>) {
+        let nothing = self.spare_buffer();
+        self.begin_close_after(nothing, token, goodbye);
+    }
+
+    /// The same, with these frames before the Close.
+    pub(super) fn begin_close_after(
+        &mut self,
+        last_words: Vec<u8>,
+        token: Token,
+        goodbye: &Goodbye<'_>,
+    ) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         if connection.state != State::Open {
             return;
@@ -36,7 +47,7 @@ impl<R: Ring> Shard<R> {
         connection.reason = Some(goodbye.reason);
         connection.facts.note(Facts::CLOSE_SENT);
         self.let_go_of_session(token);
-        self.send_close(token, goodbye.code, goodbye.text);
+        self.send_close_after(last_words, token, goodbye.code, goodbye.text);
         self.set_timer_in(token, goodbye.patience);
     }
 
@@ -80,7 +91,11 @@ impl<R: Ring> Shard<R> {
     }
 
     fn send_close(&mut self, token: Token, code: u16, text: &str) {
-        let mut bytes = self.spare_buffer();
+        let nothing = self.spare_buffer();
+        self.send_close_after(nothing, token, code, text);
+    }
+
+    fn send_close_after(&mut self, mut bytes: Vec<u8>, token: Token, code: u16, text: &str) {
         close_frame::encode(code, text, &mut bytes);
         self.send(token, Frame::Own(bytes));
     }
