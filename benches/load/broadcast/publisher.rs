@@ -19,6 +19,9 @@ use crate::target::Target;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the publisher looks whether it is time.
 const LOOK: Duration = Duration::from_millis(2);
+/// An HTTP connection that has been idle for longer is not used again: servers close those, and one
+/// that does so while a request is on its way leaves it open whether it was taken.
+const FRESH: Duration = Duration::from_secs(1);
 /// Longest head of an answer.
 const LONGEST_HEAD: u64 = 64 << 10;
 
@@ -131,7 +134,7 @@ fn message(number: u64, at_us: u64, bytes: usize) -> String {
 
 /// An open connection to whoever takes publications.
 enum Line {
-    Http { stream: BufReader<TcpStream>, authority: String, means: Means },
+    Http { stream: BufReader<TcpStream>, used: Instant, authority: String, means: Means },
     Socket(tungstenite::WebSocket<TcpStream>),
 }
 
@@ -160,7 +163,8 @@ impl Line {
             }
         };
         let stream = BufReader::new(connect(authority.as_str())?);
-        Ok(Self::Http { stream, authority: authority.clone(), means: means.clone() })
+        let (used, authority, means) = (Instant::now(), authority.clone(), means.clone());
+        Ok(Self::Http { stream, used, authority, means })
     }
 
     fn publish(&mut self, message: &str) -> io::Result<()> {
@@ -168,9 +172,14 @@ impl Line {
             Self::Socket(socket) => socket
                 .send(tungstenite::Message::text(message))
                 .map_err(|error| io::Error::other(error.to_string())),
-            Self::Http { stream, authority, means } => {
+            Self::Http { stream, used, authority, means } => {
+                if used.elapsed() > FRESH {
+                    *stream = BufReader::new(connect(authority.as_str())?);
+                }
                 stream.get_mut().write_all(request(means, authority, message).as_bytes())?;
-                read_answer(stream)
+                read_answer(stream)?;
+                *used = Instant::now();
+                Ok(())
             }
         }
     }
