@@ -10,6 +10,7 @@ pub mod admin;
 pub mod admission;
 pub mod boot;
 pub mod channels;
+mod chunks;
 pub mod client_address;
 pub mod clock;
 pub mod close_reason;

@@ -10,18 +10,23 @@ use ahash::RandomState;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use crate::chunks::Chunks;
 use crate::connection::NONE;
 use crate::ring::FileSlot;
 
 /// Index of a channel on this shard.
 pub type ChannelId = u32;
 
+/// A list of so many members grows by a quarter, a shorter one to twice its length: most of what a
+/// long one leaves behind when it moves is of no use to anybody.
+const LONG: usize = 1_024;
+
 /// The subscriptions of one shard.
 #[derive(Debug)]
 pub struct Registry {
     by_name: HashMap<Arc<str>, ChannelId, RandomState>,
     channels: Slab<Channel>,
-    subscriptions: Vec<Subscription>,
+    subscriptions: Chunks<Subscription>,
     free: u32,
     count: usize,
 }
@@ -60,7 +65,7 @@ impl Registry {
         Self {
             by_name: HashMap::with_hasher(hash),
             channels: Slab::new(),
-            subscriptions: Vec::new(),
+            subscriptions: Chunks::default(),
             free: NONE,
             count: 0,
         }
@@ -97,12 +102,15 @@ impl Registry {
                 self.subscriptions.len() as u32 - 1
             }
             id => {
-                let place = &mut self.subscriptions[id as usize];
+                let place = &mut self.subscriptions[id];
                 self.free = place.next;
                 *place = subscription;
                 id
             }
         };
+        if members.len() == members.capacity() && members.len() >= LONG {
+            members.reserve_exact(members.len() / 4);
+        }
         members.push(id);
         self.count += 1;
         id
@@ -113,10 +121,10 @@ impl Registry {
         let Some(&channel) = self.by_name.get(name) else { return first };
         let (mut before, mut id) = (NONE, first);
         while id != NONE {
-            let Subscription { channel: of, next, .. } = self.subscriptions[id as usize];
+            let Subscription { channel: of, next, .. } = self.subscriptions[id];
             if of == channel {
                 if before != NONE {
-                    self.subscriptions[before as usize].next = next;
+                    self.subscriptions[before].next = next;
                 }
                 self.remove(id);
                 return if before == NONE { next } else { first };
@@ -130,7 +138,7 @@ impl Registry {
     pub fn leave(&mut self, first: u32) {
         let mut id = first;
         while id != NONE {
-            let next = self.subscriptions[id as usize].next;
+            let next = self.subscriptions[id].next;
             self.remove(id);
             id = next;
         }
@@ -139,10 +147,10 @@ impl Registry {
     /// The names of a connection's channels, in the order in which it subscribed.
     pub fn channels_of(&self, first: u32) -> Box<[Arc<str>]> {
         let ids = std::iter::successors((first != NONE).then_some(first), |id| {
-            let next = self.subscriptions[*id as usize].next;
+            let next = self.subscriptions[*id].next;
             (next != NONE).then_some(next)
         });
-        let channel = |id: u32| self.subscriptions[id as usize].channel as usize;
+        let channel = |id: u32| self.subscriptions[id].channel as usize;
         let mut names: Vec<_> =
             ids.map(|id| Arc::clone(&self.channels[channel(id)].name)).collect();
         names.reverse();
@@ -165,7 +173,7 @@ impl Registry {
             let id = channel.members[visit.next as usize];
             visit.next += 1;
             if id != NONE {
-                return Some(self.subscriptions[id as usize].slot);
+                return Some(self.subscriptions[id].slot);
             }
         }
         self.end_visit(visit.channel);
@@ -186,7 +194,7 @@ impl Registry {
     fn is_member(&self, first: u32, channel: ChannelId) -> bool {
         let mut id = first;
         while id != NONE {
-            let subscription = &self.subscriptions[id as usize];
+            let subscription = &self.subscriptions[id];
             if subscription.channel == channel {
                 return true;
             }
@@ -196,8 +204,8 @@ impl Registry {
     }
 
     fn remove(&mut self, id: u32) {
-        let Subscription { channel, position, .. } = self.subscriptions[id as usize];
-        self.subscriptions[id as usize].next = self.free;
+        let Subscription { channel, position, .. } = self.subscriptions[id];
+        self.subscriptions[id].next = self.free;
         self.free = id;
         self.count -= 1;
         let members = &mut self.channels[channel as usize];
@@ -208,7 +216,7 @@ impl Registry {
         }
         members.members.swap_remove(position as usize);
         if let Some(&moved) = members.members.get(position as usize) {
-            self.subscriptions[moved as usize].position = position;
+            self.subscriptions[moved].position = position;
         }
         self.drop_if_empty(channel);
     }
@@ -220,7 +228,7 @@ impl Registry {
             channel.holes = 0;
             channel.members.retain(|member| *member != NONE);
             for (position, member) in channel.members.iter().enumerate() {
-                self.subscriptions[*member as usize].position = position as u32;
+                self.subscriptions[*member].position = position as u32;
             }
         }
         self.drop_if_empty(id);

@@ -1,20 +1,18 @@
 //! The table of a shard's connections, indexed by direct descriptor.
 //!
-//! Grows by chunks, so that a million connections are never copied, and never shrinks. The kernel
-//! looks for a free descriptor after the last one that it gave or took back, so chunks are added up
-//! to the size of its table as connections come and go, also if there are never many at once.
+//! Never shrinks. The kernel looks for a free descriptor after the last one that it gave or took
+//! back, so this grows up to the size of its table as connections come and go, also if there are
+//! never many at once.
 //! Invariant: a slot is vacant exactly when its last completion has been taken.
 
+use crate::chunks::Chunks;
 use crate::connection::{Connection, State};
 use crate::ring::{FileSlot, Token};
-
-/// Connections of one chunk: 256 KiB.
-const CHUNK: usize = 4_096;
 
 /// The connections of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    chunks: Vec<Box<[Connection]>>,
+    slots: Chunks<Connection>,
     live: usize,
 }
 
@@ -26,19 +24,17 @@ impl Connections {
 
     /// Slots that may be in use are below this.
     pub(crate) fn end(&self) -> FileSlot {
-        (self.chunks.len() * CHUNK) as FileSlot
+        self.slots.len() as FileSlot
     }
 
     /// The connection in `slot`, in use or not.
     pub(crate) fn slot(&self, slot: FileSlot) -> Option<&Connection> {
-        let slot = slot as usize;
-        self.chunks.get(slot / CHUNK).map(|chunk| &chunk[slot % CHUNK])
+        self.slots.get(slot as usize)
     }
 
     /// The same, to change it.
     pub(crate) fn slot_mut(&mut self, slot: FileSlot) -> Option<&mut Connection> {
-        let slot = slot as usize;
-        self.chunks.get_mut(slot / CHUNK).map(|chunk| &mut chunk[slot % CHUNK])
+        self.slots.get_mut(slot as usize)
     }
 
     /// The connection that `token` names, if that life of the slot is still going on.
@@ -56,11 +52,10 @@ impl Connections {
 
     /// Begins a new life of `slot` in `state`.
     pub(crate) fn begin(&mut self, slot: FileSlot, state: State) -> (Token, &mut Connection) {
-        let index = slot as usize;
-        while self.chunks.len() <= index / CHUNK {
-            self.chunks.push((0..CHUNK).map(|_| Connection::default()).collect());
+        while self.end() <= slot {
+            self.slots.push(Connection::default());
         }
-        let connection = &mut self.chunks[index / CHUNK][index % CHUNK];
+        let connection = &mut self.slots[slot];
         debug_assert!(!connection.is_live(), "the kernel gave a descriptor that is in use");
         let generation = Token::next_generation(connection.generation);
         *connection = Connection { generation, state, ..Connection::default() };
@@ -93,6 +88,6 @@ mod tests {
         assert_ne!(first, second);
         assert!(connections.get_mut(first).is_none());
         assert!(connections.get_mut(second).is_some());
-        assert_eq!((connections.live(), connections.end()), (1, 8_192));
+        assert_eq!((connections.live(), connections.end()), (1, 5_001));
     }
 }
