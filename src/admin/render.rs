@@ -154,6 +154,7 @@ fn shard(moment: &Moment, index: usize) -> Value {
         "limited_sources": shard.limited_sources.get(),
         "busy_ratio": moment.busy_ratio(shard),
         "stall_max_ms": shard.stall_max_ns.get() as f64 / 1e6,
+        "stall_own_max_ms": shard.stall_own_max_ns.get() as f64 / 1e6,
         "last_turn_age_ms": moment.turn_age_ms(shard),
         "receive_buffers_starved": shard.buffers_starved.get(),
         "accept_paused": shard.accept_paused.get(),

@@ -145,6 +145,7 @@ pub struct Shard<R: Ring> {
     now: Now,
     tick: u32,
     unseen_ms: u64,
+    own_time: on_tick::OwnTime,
 }
 
 impl<R: Ring> Shard<R> {
@@ -202,6 +203,7 @@ impl<R: Ring> Shard<R> {
             now,
             tick: on_tick::tick_at(now, 0),
             unseen_ms: 0,
+            own_time: on_tick::OwnTime::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::connection::deadline::{self, Due};
 use crate::connection::{Facts, State};
 use crate::limits::{LONG_TURN_MS, TICK_MS};
 use crate::ring::{Frame, Ring, Token};
+use crate::sys::thread_time;
 use crate::websocket::frame;
 use crate::websocket::{Control, OpCode};
 
@@ -17,6 +18,30 @@ pub(super) const ACCEPT_PAUSE_TICKS: u32 = 2;
 /// turn takes a tick at most. That time is not counted against its clients, who could not be
 /// heard; were it longer, the answers to pings that are read after it would be too late.
 const PAUSE_MS: u64 = 4 * TICK_MS;
+
+/// A turn that took longer is looked at: was it at work, or did something else have its processor?
+const LOOKED_AT_NS: u64 = 1_000_000;
+
+/// How long the shard's thread had been on a processor at some moment in the last
+/// [`LOOKED_AT_NS`] before a turn: reading that is a system call, too much for each turn.
+#[derive(Debug, Default)]
+pub(super) struct OwnTime {
+    at: Now,
+    ns: u64,
+}
+
+impl OwnTime {
+    fn on_turn(&mut self, now: Now) {
+        if now.ns() - self.at.ns() >= LOOKED_AT_NS {
+            *self = Self { at: now, ns: thread_time::ns() };
+        }
+    }
+
+    /// How much of a turn that has taken `busy_ns` the thread was at work, at most.
+    fn of_turn(&self, busy_ns: u64) -> u64 {
+        if busy_ns < LOOKED_AT_NS { busy_ns } else { busy_ns.min(thread_time::ns() - self.ns) }
+    }
+}
 
 /// Places of the table of sources that are looked at per tick for whether the source can be
 /// forgotten: as many as come round in about a minute, and not more than take 0.1 ms.
@@ -37,6 +62,7 @@ impl<R: Ring> Shard<R> {
             self.unseen_ms += gap_ms - TICK_MS;
         }
         self.gathering.note(now.since(self.now));
+        self.own_time.on_turn(now);
         self.now = now;
     }
 
@@ -112,6 +138,7 @@ impl<R: Ring> Shard<R> {
         let busy_ns = self.clock.now().ns().saturating_sub(self.now.ns());
         self.metrics.busy_ns.add(busy_ns);
         self.metrics.stall_max_ns.raise(busy_ns);
+        self.metrics.stall_own_max_ns.raise(self.own_time.of_turn(busy_ns));
         if busy_ns >= LONG_TURN_MS * 1_000_000 {
             self.metrics.long_turns.add(1);
             self.metrics.long_turn_ns.add(busy_ns);

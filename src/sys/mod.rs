@@ -18,3 +18,4 @@ pub mod rlimit;
 pub mod signal_mask;
 pub mod socket_address;
 pub mod steering;
+pub mod thread_time;

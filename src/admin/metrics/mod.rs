@@ -329,6 +329,12 @@ fn shards(page: &mut Page<'_, '_>) -> Result<(), Error> {
         "Longest turn of the shard's loop since the start",
         |shard| seconds(shard.stall_max_ns.get()),
     )?;
+    page.gauge_by_shard(
+        "tidegate_shard_stall_own",
+        SECONDS,
+        "Most processor time that the shard's own thread took in a turn since the start",
+        |shard| seconds(shard.stall_own_max_ns.get()),
+    )?;
     page.counter_by_shard(
         "tidegate_shard_busy",
         SECONDS,
