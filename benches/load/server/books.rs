@@ -18,8 +18,10 @@ const CLOSED: &str = "tidegate_connections_closed_total";
 const SENT: &str = "tidegate_messages_sent_total";
 const PEAK: &str = "tidegate_connections_peak";
 
-/// How often the number of open connections is looked at.
-const SAMPLE_EVERY: Duration = Duration::from_millis(20);
+/// How often the number of open connections is looked at where a limit is tried.
+const OFTEN: Duration = Duration::from_millis(20);
+/// And elsewhere: a look costs the server about a millisecond, which is in what it is measured by.
+const SELDOM: Duration = Duration::from_secs(5);
 /// How long the server's figures may take to agree after the last answer.
 const AGREE_WITHIN: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -38,7 +40,7 @@ struct Samples {
 }
 
 impl Sampler {
-    fn start(admin: Admin) -> Result<Self, String> {
+    fn start(admin: Admin, every: Duration) -> Result<Self, String> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let sample = move || {
@@ -48,7 +50,7 @@ impl Sampler {
                     samples.taken += 1;
                     samples.most = samples.most.max(figures.sum(OPEN));
                 }
-                std::thread::sleep(SAMPLE_EVERY);
+                std::thread::park_timeout(every);
             }
             samples
         };
@@ -58,6 +60,7 @@ impl Sampler {
 
     fn end(self) -> Samples {
         self.stop.store(true, Relaxed);
+        self.thread.thread().unpark();
         // A sampler that panicked has seen nothing.
         self.thread.join().unwrap_or_default()
     }
@@ -96,12 +99,12 @@ impl ServerBooks {
     /// The admin listener that was named does not answer with figures.
     pub(crate) fn open(arguments: &AdminArguments) -> Result<Self, String> {
         match arguments.admin() {
-            Some(admin) => Self::of(admin),
+            Some(admin) => Self::of(admin, SELDOM),
             None => Ok(Self(None)),
         }
     }
 
-    /// The same, and without `--admin` the usual place is tried.
+    /// The same for one that tries a limit; without `--admin` the usual place is tried.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -109,14 +112,17 @@ impl ServerBooks {
         let token = arguments.admin_token.clone();
         match arguments.admin() {
             _ if never => Ok(Self(None)),
-            Some(admin) => Self::of(admin),
-            None => Ok(Self::of(Admin { url: AdminUrl::default(), token }).unwrap_or(Self(None))),
+            Some(admin) => Self::of(admin, OFTEN),
+            None => {
+                let usual = Admin { url: AdminUrl::default(), token };
+                Ok(Self::of(usual, OFTEN).unwrap_or(Self(None)))
+            }
         }
     }
 
-    fn of(admin: Admin) -> Result<Self, String> {
+    fn of(admin: Admin, every: Duration) -> Result<Self, String> {
         let before = admin.scrape()?;
-        let sampler = Sampler::start(admin.clone())?;
+        let sampler = Sampler::start(admin.clone(), every)?;
         Ok(Self(Some(Open { admin, before, sampler })))
     }
 
