@@ -10,20 +10,20 @@
 #![allow(unsafe_code)]
 
 mod buffers;
-mod listener;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use clap::Parser;
 use io_uring::types::{Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use tidegate::sys::listener;
 
 use crate::buffers::{Buffers, GROUP};
-use crate::listener::listen;
 
 const COMPLETIONS: u32 = 32_768;
+const BACKLOG: u32 = 4_096;
 
 /// The answer to the key of RFC 6455 section 1.3, `dGhlIHNhbXBsZSBub25jZQ==`.
 const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
@@ -61,7 +61,7 @@ enum Kind {
 struct Server {
     ring: IoUring,
     buffers: Buffers,
-    listener: TcpListener,
+    listener: OwnedFd,
     /// The listener has no accept armed; the table was full.
     idle: bool,
     bare: bool,
@@ -78,7 +78,7 @@ impl Server {
             .build(4_096)?;
         ring.submitter().register_files_sparse(arguments.connections)?;
         let buffers = Buffers::register(&ring)?;
-        let listener = listen(arguments.listen)?;
+        let listener = listener::listen(listener::claim(arguments.listen)?, BACKLOG)?;
         Ok(Self { ring, buffers, listener, idle: true, bare: arguments.bare })
     }
 
@@ -189,6 +189,6 @@ fn main() -> io::Result<()> {
         eprintln!("tidegate-floor-accept: cannot pin to core {id}");
     }
     let mut server = Server::new(&arguments)?;
-    println!("listening on {}", server.listener.local_addr()?);
+    println!("listening on {}", listener::local_address(server.listener.as_raw_fd())?);
     server.run()
 }

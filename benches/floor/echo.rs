@@ -8,23 +8,23 @@
 #![allow(unsafe_code)]
 
 mod buffers;
-mod listener;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use clap::{Parser, ValueEnum};
 use io_uring::types::{Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use tidegate::sys::listener;
 
 use crate::buffers::{Buffers, GROUP};
-use crate::listener::listen;
 
 /// Unsent chunks of one connection above which it is cut.
 const MAX_UNSENT: usize = 64;
 const COMPLETIONS: u32 = 32_768;
+const BACKLOG: u32 = 4_096;
 
 /// Raw TCP echo on io_uring: the floor for benches.
 #[derive(Debug, Parser)]
@@ -87,7 +87,7 @@ struct Server {
     buffers: Buffers,
     connections: Vec<Connection>,
     starved: Vec<u32>,
-    listener: TcpListener,
+    listener: OwnedFd,
     receive: Receive,
 }
 
@@ -102,7 +102,7 @@ impl Server {
             .build(4_096)?;
         ring.submitter().register_files_sparse(arguments.connections)?;
         let buffers = Buffers::register(&ring)?;
-        let listener = listen(arguments.listen)?;
+        let listener = listener::listen(listener::claim(arguments.listen)?, BACKLOG)?;
         let mut connections = Vec::new();
         connections.resize_with(arguments.connections as usize, Connection::default);
         let receive = arguments.receive;
@@ -274,6 +274,6 @@ fn main() -> io::Result<()> {
         eprintln!("tidegate-floor-echo: cannot pin to core {id}");
     }
     let mut server = Server::new(&arguments)?;
-    println!("listening on {}", server.listener.local_addr()?);
+    println!("listening on {}", listener::local_address(server.listener.as_raw_fd())?);
     server.run()
 }

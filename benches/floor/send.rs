@@ -1,44 +1,55 @@
-//! `tidegate-floor-send`: a raw io_uring loop on one thread that hands each message on to all
-//! connections: the send loop that a publication to N subscribers is compared with.
+//! `tidegate-floor-send`: raw io_uring loops that hand each message on to all connections: the
+//! send loop that a publication to N subscribers is compared with.
 //!
 //! Connections are upgraded and then only sent to. What a client sends is taken for one small
-//! text frame, which every connection gets, the sender included; it is written once, and every
-//! send points to it. Nothing is queued: a connection whose last send has not completed misses a
-//! message. It must not lean on `tidegate::ring`, or it would share the cost that it is there to
-//! show.
+//! text frame, which every connection gets, the sender included; it is written once, every ring is
+//! told of it, and every send points to it. Nothing is queued: a connection whose last send has
+//! not completed misses a message, and so does a ring if there is a newer one by the time that it
+//! looks. It must not lean on `tidegate::ring`, or it would share the cost that it is there to show.
 
 #![allow(unsafe_code)]
 
 mod buffers;
-mod listener;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::thread;
 
 use clap::Parser;
 use io_uring::types::{Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use tidegate::sys::listener;
 use tungstenite::handshake::derive_accept_key;
 
 use crate::buffers::{Buffers, GROUP};
-use crate::listener::listen;
 
+const SUBMISSIONS: u32 = 4_096;
 const COMPLETIONS: u32 = 65_536;
+const BACKLOG: u32 = 4_096;
 /// The longest message: what a frame's second length says, and a receive brings.
 const LONGEST: usize = 1_024;
 
-/// Raw send loop on io_uring: the floor for benches (tidegate-load broadcast --through client).
+/// The frame that was sent last, for the rings that are told of it.
+static NEWEST: Mutex<Option<Arc<[u8]>>> = Mutex::new(None);
+/// All rings.
+static RINGS: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+
+/// Raw send loops on io_uring: the floor for benches (tidegate-load broadcast --through client).
 #[derive(Debug, Parser)]
 #[command(name = "tidegate-floor-send", version)]
 struct Arguments {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:9000")]
     listen: SocketAddr,
-    /// Core to pin the thread to
+    /// Core to pin the threads to
     #[arg(long)]
     core: Option<usize>,
-    /// Most connections at once
+    /// Rings, each with a thread and a listener of its own
+    #[arg(long, default_value_t = 1)]
+    rings: usize,
+    /// Most connections at once on each ring
     #[arg(long, default_value_t = 16_384)]
     connections: u32,
 }
@@ -50,6 +61,10 @@ enum Kind {
     Receive,
     Send,
     Close,
+    /// Another ring has put a frame into [`NEWEST`].
+    Newest,
+    /// Another ring has been told so.
+    Told,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,12 +86,10 @@ struct Server {
     ring: IoUring,
     buffers: Buffers,
     connections: Vec<Connection>,
-    /// The message on its way, and how many sends point to it.
-    message: Box<[u8; LONGEST]>,
-    length: u32,
+    /// The frame on its way, and how many sends point to it.
+    frame: Arc<[u8]>,
     pointing: u32,
-    missed: u64,
-    listener: TcpListener,
+    listener: OwnedFd,
 }
 
 impl Server {
@@ -87,32 +100,21 @@ impl Server {
             .setup_submit_all()
             .setup_no_sqarray()
             .setup_cqsize(COMPLETIONS)
-            .build(4_096)?;
+            .build(SUBMISSIONS)?;
         ring.submitter().register_files_sparse(arguments.connections)?;
         let buffers = Buffers::register(&ring)?;
-        let listener = listen(arguments.listen)?;
+        let listener = listener::listen(arguments.listen, BACKLOG)?;
         let free = || Connection { stage: Stage::Free, sending: false, answer: Vec::new() };
         let mut connections = Vec::new();
         connections.resize_with(arguments.connections as usize, free);
-        let message = Box::new([0; LONGEST]);
-        Ok(Self {
-            ring,
-            buffers,
-            connections,
-            message,
-            length: 0,
-            pointing: 0,
-            missed: 0,
-            listener,
-        })
+        Ok(Self { ring, buffers, connections, frame: Arc::new([]), pointing: 0, listener })
     }
 
     fn push(&mut self, kind: Kind, slot: u32, entry: squeue::Entry) -> io::Result<()> {
         let entry = entry.user_data((kind as u64) << 32 | u64::from(slot));
         loop {
             // SAFETY: receive buffers are in a mapping that is never unmapped; an answer is kept
-            // until its send has completed, and the message is changed only when no send points
-            // to it.
+            // until its send has completed, and a frame as long as sends point to it.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return Ok(());
             }
@@ -171,21 +173,32 @@ impl Server {
     }
 
     fn publish(&mut self, message: &[u8]) -> io::Result<()> {
+        let length = (message.len() as u16).to_be_bytes();
+        let header = [0x81, 126, length[0], length[1]];
+        let header = if message.len() < 126 { &[0x81, length[1]] } else { &header[..] };
+        let frame: Arc<[u8]> = [header, message].concat().into();
+        *NEWEST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&frame));
+        let rings = RINGS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let own = self.ring.as_raw_fd();
+        for ring in rings.into_iter().filter(|ring| *ring != own) {
+            let newest = (Kind::Newest as u64) << 32;
+            let entry = opcode::MsgRingData::new(Fd(ring), 0, newest, None).build();
+            self.push(Kind::Told, 0, entry)?;
+        }
+        self.send_to_all(frame)
+    }
+
+    fn send_to_all(&mut self, frame: Arc<[u8]>) -> io::Result<()> {
         if self.pointing > 0 {
-            self.missed += 1;
             return Ok(());
         }
-        let header = [0x81, 126, (message.len() >> 8) as u8, message.len() as u8];
-        let header = if message.len() < 126 { &[0x81, message.len() as u8] } else { &header[..] };
-        self.length = (header.len() + message.len()) as u32;
-        self.message[..header.len()].copy_from_slice(header);
-        self.message[header.len()..self.length as usize].copy_from_slice(message);
-        let start = self.message.as_ptr();
+        self.frame = frame;
+        let (start, length) = (self.frame.as_ptr(), self.frame.len() as u32);
         for slot in 0..self.connections.len() as u32 {
             let connection = &self.connections[slot as usize];
             if connection.stage == Stage::Open && !connection.sending {
                 self.pointing += 1;
-                self.send(slot, start, self.length)?;
+                self.send(slot, start, length)?;
             }
         }
         Ok(())
@@ -210,6 +223,13 @@ impl Server {
                 Stage::Ending => self.end(slot),
                 _ => Ok(()),
             };
+        }
+        if kind == Kind::Newest as u64 {
+            let newest = NEWEST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            return newest.map_or(Ok(()), |frame| self.send_to_all(frame));
+        }
+        if kind == Kind::Told as u64 {
+            return Ok(());
         }
         if kind == Kind::Close as u64 {
             self.connections[slot as usize].stage = Stage::Free;
@@ -276,13 +296,32 @@ fn unmasked(frame: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn main() -> io::Result<()> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    arguments.listen = listener::claim(arguments.listen)?;
     if let Some(id) = arguments.core
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
     {
         eprintln!("tidegate-floor-send: cannot pin to core {id}");
     }
-    let mut server = Server::new(&arguments)?;
-    println!("listening on {}", server.listener.local_addr()?);
+    let all_known = Barrier::new(arguments.rings);
+    thread::scope(|scope| {
+        for _ in 0..arguments.rings {
+            scope.spawn(|| {
+                if let Err(error) = serve(&arguments, &all_known) {
+                    eprintln!("tidegate-floor-send: {error}");
+                    std::process::exit(1);
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+fn serve(arguments: &Arguments, all_known: &Barrier) -> io::Result<()> {
+    let mut server = Server::new(arguments)?;
+    RINGS.lock().unwrap_or_else(PoisonError::into_inner).push(server.ring.as_raw_fd());
+    if all_known.wait().is_leader() {
+        println!("listening on {}", arguments.listen);
+    }
     server.run()
 }
