@@ -135,7 +135,36 @@ fn message(number: u64, at_us: u64, bytes: usize) -> String {
 /// An open connection to whoever takes publications.
 enum Line {
     Http { stream: BufReader<TcpStream>, used: Instant, authority: String, means: Means },
-    Socket(tungstenite::WebSocket<TcpStream>),
+    Socket(tungstenite::WebSocket<Uninterrupted>),
+}
+
+/// A stream with timeouts, on which the kernel gives up a call also if the thread has something
+/// else to do for it, such as the end of a ring that it once had: the call is made again.
+struct Uninterrupted(TcpStream);
+
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+impl Read for Uninterrupted {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.read(bytes))
+    }
+}
+
+impl Write for Uninterrupted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn connect(host: impl ToSocketAddrs) -> io::Result<TcpStream> {
@@ -154,11 +183,11 @@ impl Line {
             Means::Api { admin, .. } => &admin.url.authority,
             Means::Post { authority, .. } => authority,
             Means::Client(target) => {
-                let stream = connect((target.host.as_str(), target.port))?;
+                let stream = Uninterrupted(connect((target.host.as_str(), target.port))?);
                 let url = format!("ws://{}{}", target.authority, target.path);
                 let (socket, _) = tungstenite::client(url, stream)
                     .map_err(|error| io::Error::other(format!("the publisher: {error}")))?;
-                drain(socket.get_ref().try_clone()?)?;
+                drain(Uninterrupted(socket.get_ref().0.try_clone()?))?;
                 return Ok(Self::Socket(socket));
             }
         };
@@ -186,7 +215,7 @@ impl Line {
 }
 
 /// Reads what comes back to a publisher that is itself subscribed, and forgets it.
-fn drain(mut stream: TcpStream) -> io::Result<()> {
+fn drain(mut stream: Uninterrupted) -> io::Result<()> {
     let read = move || {
         let mut bytes = [0; 64 << 10];
         loop {
