@@ -9,39 +9,48 @@ use std::ops::{Index, IndexMut};
 /// Elements of one piece: 256 KiB of connections, 64 KiB of subscriptions.
 const PIECE: usize = 4_096;
 
+/// The piece that an element is in, and its place there.
+#[inline]
+fn find(index: u32) -> (usize, usize) {
+    (index as usize / PIECE, index as usize % PIECE)
+}
+
 /// Elements that are numbered from 0 without a gap and never taken out.
 #[derive(Debug)]
 pub(crate) struct Chunks<T> {
     /// All but the last are full.
     pieces: Vec<Vec<T>>,
-    len: usize,
+    len: u32,
 }
 
 impl<T> Chunks<T> {
     /// Elements.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> u32 {
         self.len
     }
 
     /// Adds an element, which has the number [`Self::len`].
     pub(crate) fn push(&mut self, element: T) {
-        if self.len.is_multiple_of(PIECE) {
+        let (piece, place) = find(self.len);
+        if place == 0 {
             self.pieces.push(Vec::with_capacity(PIECE));
         }
-        self.pieces[self.len / PIECE].push(element);
+        self.pieces[piece].push(element);
         self.len += 1;
     }
 
     /// The element `index`, if there is one.
     #[inline]
-    pub(crate) fn get(&self, index: usize) -> Option<&T> {
-        self.pieces.get(index / PIECE)?.get(index % PIECE)
+    pub(crate) fn get(&self, index: u32) -> Option<&T> {
+        let (piece, place) = find(index);
+        self.pieces.get(piece)?.get(place)
     }
 
     /// The same, to change it.
     #[inline]
-    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        self.pieces.get_mut(index / PIECE)?.get_mut(index % PIECE)
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+        let (piece, place) = find(index);
+        self.pieces.get_mut(piece)?.get_mut(place)
     }
 }
 
@@ -56,14 +65,16 @@ impl<T> Index<u32> for Chunks<T> {
 
     #[inline]
     fn index(&self, index: u32) -> &T {
-        &self.pieces[index as usize / PIECE][index as usize % PIECE]
+        let (piece, place) = find(index);
+        &self.pieces[piece][place]
     }
 }
 
 impl<T> IndexMut<u32> for Chunks<T> {
     #[inline]
     fn index_mut(&mut self, index: u32) -> &mut T {
-        &mut self.pieces[index as usize / PIECE][index as usize % PIECE]
+        let (piece, place) = find(index);
+        &mut self.pieces[piece][place]
     }
 }
 
@@ -77,13 +88,14 @@ mod tests {
         assert!(chunks.get(0).is_none());
         chunks.push(0);
         let first: *const u32 = &raw const chunks[0];
-        for number in 1..=PIECE as u32 {
+        let piece = PIECE as u32;
+        for number in 1..=piece {
             chunks.push(number);
         }
         assert_eq!(first, &raw const chunks[0]);
-        chunks[PIECE as u32] += 1;
-        assert_eq!(chunks.get(PIECE - 1), Some(&(PIECE as u32 - 1)));
-        assert_eq!(chunks.get_mut(PIECE), Some(&mut (PIECE as u32 + 1)));
-        assert_eq!((chunks.get(PIECE + 1), chunks.len()), (None, PIECE + 1));
+        chunks[piece] += 1;
+        assert_eq!(chunks.get(piece - 1), Some(&(piece - 1)));
+        assert_eq!(chunks.get_mut(piece), Some(&mut (piece + 1)));
+        assert_eq!((chunks.get(piece + 1), chunks.len()), (None, piece + 1));
     }
 }

@@ -119,9 +119,9 @@ pub struct ShardMetrics {
     pub drain_all_noticed: Count,
     /// The longest turn of the loop in nanoseconds: how long the ring was not looked at.
     pub stall_max_ns: Count,
-    /// The most processor time that the shard's thread itself took in a turn, in nanoseconds. What
-    /// `stall_max_ns` is above it something else had the processor. At most a millisecond of
-    /// what came before the turn is in it.
+    /// The most processor time that the shard's thread itself took in a turn, in nanoseconds, as
+    /// far as the kernel knows: a hypervisor may take some without saying so. At most a
+    /// millisecond of what came before the turn is in it.
     pub stall_own_max_ns: Count,
     /// Turns of the loop that took [`LONG_TURN_MS`](crate::limits::LONG_TURN_MS) or longer.
     pub long_turns: Count,

@@ -99,7 +99,7 @@ impl Registry {
         let id = match self.free {
             NONE => {
                 self.subscriptions.push(subscription);
-                self.subscriptions.len() as u32 - 1
+                self.subscriptions.len() - 1
             }
             id => {
                 let place = &mut self.subscriptions[id];

@@ -24,17 +24,17 @@ impl Connections {
 
     /// Slots that may be in use are below this.
     pub(crate) fn end(&self) -> FileSlot {
-        self.slots.len() as FileSlot
+        self.slots.len()
     }
 
     /// The connection in `slot`, in use or not.
     pub(crate) fn slot(&self, slot: FileSlot) -> Option<&Connection> {
-        self.slots.get(slot as usize)
+        self.slots.get(slot)
     }
 
     /// The same, to change it.
     pub(crate) fn slot_mut(&mut self, slot: FileSlot) -> Option<&mut Connection> {
-        self.slots.get_mut(slot as usize)
+        self.slots.get_mut(slot)
     }
 
     /// The connection that `token` names, if that life of the slot is still going on.

@@ -32,14 +32,17 @@ pub(super) struct OwnTime {
 
 impl OwnTime {
     fn on_turn(&mut self, now: Now) {
-        if now.ns() - self.at.ns() >= LOOKED_AT_NS {
+        if now.ns().saturating_sub(self.at.ns()) >= LOOKED_AT_NS {
             *self = Self { at: now, ns: thread_time::ns() };
         }
     }
 
     /// How much of a turn that has taken `busy_ns` the thread was at work, at most.
     fn of_turn(&self, busy_ns: u64) -> u64 {
-        if busy_ns < LOOKED_AT_NS { busy_ns } else { busy_ns.min(thread_time::ns() - self.ns) }
+        if busy_ns < LOOKED_AT_NS {
+            return busy_ns;
+        }
+        busy_ns.min(thread_time::ns().saturating_sub(self.ns))
     }
 }
 
@@ -144,5 +147,19 @@ impl<R: Ring> Shard<R> {
             self.metrics.long_turn_ns.add(busy_ns);
         }
         self.metrics.last_turn_ms.set(self.now.ms());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_the_thread_did_not_run_is_not_its_own() {
+        let mut own = OwnTime::default();
+        own.on_turn(Now::from_ms(5));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(own.of_turn(200_000_000) < 100_000_000);
+        assert_eq!(own.of_turn(999_999), 999_999, "too short to be looked at");
     }
 }
