@@ -43,4 +43,5 @@ app.ws(
 
 
 app.listen(AppListenOptions(port=int(sys.argv[1]), host="127.0.0.1"))
-app.run()
+# Not app.run(), whose loop for asyncio asks for events without a pause: nothing here needs asyncio.
+app.loop.uv_loop.run()
