@@ -80,6 +80,14 @@ pub const COMMANDS: usize = 1_024;
 /// again: about a millisecond of sends.
 pub const VISITS_PER_TURN: usize = 512;
 
+/// Connections that a turn reads from once they are readable. Each holds a buffer until the next
+/// turn, and so many are offered on a quiet shard ([`RECEIVE_BUFFERS_KEPT`]).
+pub const RECEIVES_PER_TURN: usize = RECEIVE_BUFFERS_KEPT as usize;
+
+/// Receive buffers that are offered however quiet a shard is: the least that
+/// `server.receive_buffers` can be.
+pub const RECEIVE_BUFFERS_KEPT: u16 = 16;
+
 /// Completions for which a shard waits when it gathers them: about as many as it handles in the
 /// time that it waits for them.
 pub const GATHERED: usize = 64;
@@ -193,7 +201,7 @@ pub const SEND_AT_ONCE_BYTES: usize = 16 << 10;
 pub const PUBLICATIONS_LOOKED_AT: usize = 256;
 
 /// Spare send buffers that a shard keeps, and the largest that is worth keeping.
-pub const SPARE_BUFFERS: usize = 256;
+pub const SPARE_BUFFERS: usize = 64;
 /// See [`SPARE_BUFFERS`].
 pub const SPARE_BUFFER_BYTES: usize = 16 << 10;
 

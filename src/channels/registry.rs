@@ -7,18 +7,20 @@
 use std::sync::Arc;
 
 use ahash::RandomState;
+use allocator_api2::vec::Vec as VecIn;
 use hashbrown::HashMap;
 use slab::Slab;
 
 use crate::chunks::Chunks;
 use crate::connection::NONE;
 use crate::ring::FileSlot;
+use crate::sys::returned_memory::ReturnedMemory;
 
 /// Index of a channel on this shard.
 pub type ChannelId = u32;
 
-/// A list of so many members grows by a quarter, a shorter one to twice its length: most of what a
-/// long one leaves behind when it moves is of no use to anybody.
+/// A list of so many members grows by a quarter, a shorter one to twice its length: room that is
+/// not used is resident where the next list lay before.
 const LONG: usize = 1_024;
 
 /// The subscriptions of one shard.
@@ -34,7 +36,7 @@ pub struct Registry {
 #[derive(Debug)]
 struct Channel {
     name: Arc<str>,
-    members: Vec<u32>,
+    members: VecIn<u32, ReturnedMemory>,
     visits: u32,
     holes: u32,
 }
@@ -185,7 +187,8 @@ impl Registry {
             return id;
         }
         let name: Arc<str> = name.into();
-        let channel = Channel { name: Arc::clone(&name), members: Vec::new(), visits: 0, holes: 0 };
+        let members = VecIn::new_in(ReturnedMemory);
+        let channel = Channel { name: Arc::clone(&name), members, visits: 0, holes: 0 };
         let id = self.channels.insert(channel) as ChannelId;
         self.by_name.insert(name, id);
         id
@@ -224,14 +227,27 @@ impl Registry {
     fn end_visit(&mut self, id: ChannelId) {
         let channel = &mut self.channels[id as usize];
         channel.visits -= 1;
-        if channel.visits == 0 && channel.holes > 0 {
-            channel.holes = 0;
-            channel.members.retain(|member| *member != NONE);
-            for (position, member) in channel.members.iter().enumerate() {
-                self.subscriptions[*member].position = position as u32;
-            }
+        if channel.visits == 0 {
+            self.close_holes(id);
         }
         self.drop_if_empty(id);
+    }
+
+    /// The last members move into the holes; all others stay where they are.
+    fn close_holes(&mut self, id: ChannelId) {
+        let channel = &mut self.channels[id as usize];
+        let mut position = 0;
+        while channel.holes > 0 {
+            if channel.members[position] != NONE {
+                position += 1;
+                continue;
+            }
+            channel.members.swap_remove(position);
+            channel.holes -= 1;
+            if let Some(&moved) = channel.members.get(position).filter(|moved| **moved != NONE) {
+                self.subscriptions[moved].position = position as u32;
+            }
+        }
     }
 
     fn drop_if_empty(&mut self, id: ChannelId) {
@@ -286,9 +302,9 @@ mod tests {
         registry.subscribe(9, NONE, "c"); // came later: must not be met
         let rest: Vec<_> = std::iter::from_fn(|| registry.visit(&mut visit)).collect();
         assert_eq!(rest, [1, 3, 4]);
-        assert_eq!(visited(&mut registry, "c"), [1, 3, 4, 9], "holes are closed afterwards");
+        assert_eq!(visited(&mut registry, "c"), [9, 1, 4, 3], "holes are closed afterwards");
         registry.leave(firsts[3]);
-        assert_eq!(visited(&mut registry, "c").len(), 3);
+        assert_eq!(visited(&mut registry, "c"), [9, 1, 4]);
     }
 
     #[test]

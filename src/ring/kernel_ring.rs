@@ -17,6 +17,7 @@ use io_uring::types::{
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::completion::{Accepted, Completion, Errno, Outcome};
+use super::file_table::FileTable;
 use super::in_flight::{InFlight, SendForm};
 use super::neighbours::Neighbours;
 use super::operation::Operation;
@@ -68,6 +69,7 @@ pub struct KernelRing {
     listener: Option<OwnedFd>,
     neighbours: Neighbours,
     settings: RingSettings,
+    file_table: FileTable,
     backlog: VecDeque<squeue::Entry>,
     ready: VecDeque<cqueue::Entry>,
     awaited: usize,
@@ -103,6 +105,7 @@ impl KernelRing {
             listener,
             neighbours: Neighbours::default(),
             settings,
+            file_table: FileTable::default(),
             backlog: VecDeque::new(),
             ready: VecDeque::new(),
             awaited: 0,
@@ -235,6 +238,14 @@ impl KernelRing {
         self.push(Kind::Accept, place, Token::new(0, 0), entry);
     }
 
+    /// Lets descriptors that come next take the first free places.
+    fn look_from_the_first(&mut self) {
+        // What is closed in the same turn would have the kernel look from there.
+        let _ = self.io.submit();
+        let told = self.file_table.look_from_the_first(self.io.as_raw_fd(), self.settings.files);
+        debug_assert!(told.is_ok(), "the whole table is a range of it: {told:?}");
+    }
+
     fn hand(&mut self, token: Token, to: usize) {
         // A ring that is gone has no number; the kernel then says EBADF, as for any other that
         // is not one.
@@ -277,6 +288,7 @@ impl KernelRing {
             Kind::Accept => {
                 let address = self.in_flight.accepted(place);
                 Outcome::Accepted(result.and_then(|slot| {
+                    self.file_table.come(slot);
                     let address = address.ok_or(Errno(libc::EAFNOSUPPORT))?;
                     Ok(Accepted { slot, address })
                 }))
@@ -299,10 +311,16 @@ impl KernelRing {
             }
             Kind::Cut => Outcome::Cut(result.map(drop)),
             Kind::HalfClose => Outcome::HalfClosed,
-            Kind::Close => Outcome::Closed,
+            Kind::Close => {
+                self.file_table.close();
+                Outcome::Closed
+            }
             Kind::Hand => Outcome::HandedOver { to: place as usize, result: result.map(drop) },
             Kind::Handed => match result {
-                Ok(slot) => Outcome::HandedHere { from: place as usize, slot },
+                Ok(slot) => {
+                    self.file_table.come(slot);
+                    Outcome::HandedHere { from: place as usize, slot }
+                }
                 Err(_) => return None,
             },
             Kind::Wake => Outcome::Woken,
@@ -310,7 +328,7 @@ impl KernelRing {
                 self.buffers.on_tick();
                 Outcome::Ticked { lasts: cqueue::more(entry.flags()) }
             }
-            Kind::Open => Outcome::Opened(result),
+            Kind::Open => Outcome::Opened(result.inspect(|slot| self.file_table.come(*slot))),
             Kind::Bind => {
                 self.in_flight.address_done(place);
                 Outcome::Bound(result.map(drop))
@@ -402,6 +420,9 @@ impl Ring for KernelRing {
             Wait::ForOne | Wait::AtMost(_) => 1,
             Wait::ForMany(_) => GATHERED,
         };
+        if self.file_table.is_spread_out() {
+            self.look_from_the_first();
+        }
         self.enter(want, wait)?;
         self.collect();
         Ok(())

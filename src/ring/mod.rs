@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 mod completion;
+mod file_table;
 mod in_flight;
 mod kernel_ring;
 mod neighbours;

@@ -12,15 +12,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
+use crate::limits::RECEIVE_BUFFERS_KEPT;
+
 /// The group id under which the buffers are registered; a ring has one group.
 pub(super) const GROUP: u16 = 0;
 
-/// Buffers that are offered however quiet it is: the least that `server.receive_buffers` can be.
-const FEW: u16 = 16;
-
-/// The part of those above [`FEW`] that a tick makes superfluous: nearly all of 512 within 20 s of
-/// quiet. Each is withdrawn when it comes back from a read, so a shard that reads nothing at all
-/// keeps what it has; a load that needs them again asks for two in a tick.
+/// The part of those above [`RECEIVE_BUFFERS_KEPT`] that a tick makes superfluous: nearly all of
+/// 512 within 20 s of quiet. Each is withdrawn when it comes back from a read, so a shard that reads
+/// nothing at all keeps what it has; a load that needs them again asks for two in a tick.
 const SUPERFLUOUS: u16 = 256;
 
 /// A smaller piece of memory cannot be given up.
@@ -85,7 +84,7 @@ impl ReceiveBuffers {
         if map == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let wanted = FEW.min(count);
+        let wanted = RECEIVE_BUFFERS_KEPT.min(count);
         let withdrawn = (wanted..count).rev().collect();
         let mut buffers =
             Self { map, map_len, pool_offset, count, size, tail: 0, withdrawn, wanted };
@@ -126,7 +125,7 @@ impl ReceiveBuffers {
 
     /// Time has passed: fewer are wanted than before.
     pub(super) fn on_tick(&mut self) {
-        self.wanted -= self.wanted.saturating_sub(FEW).div_ceil(SUPERFLUOUS);
+        self.wanted -= self.wanted.saturating_sub(RECEIVE_BUFFERS_KEPT).div_ceil(SUPERFLUOUS);
     }
 
     /// Offered or lent.

@@ -1,5 +1,6 @@
 //! The ring against the real kernel: a client and a server on one ring.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -148,6 +149,37 @@ fn buffers_are_offered_as_they_are_missed_and_withdrawn_in_quiet_times() {
     });
     assert_eq!(all_at_once(&mut ring), (20, vec![]), "one is withdrawn as it is given back");
     assert_eq!(all_at_once(&mut ring), (16, vec![again; 4]), "and few are there after a while");
+}
+
+#[test]
+fn descriptors_that_come_and_go_stay_in_the_first_part_of_the_table() {
+    const LIVE: usize = 32;
+    const FILES: u32 = 2_048;
+    let bell = EventFd::new().expect("eventfd");
+    let mut ring =
+        KernelRing::new(RingSettings { files: FILES, ..settings() }, bell, None).expect("ring");
+    let (mut live, mut highest) = (VecDeque::new(), 0);
+    for _ in 0..2 * FILES {
+        ring.start(Operation::Open { ipv6: false });
+        let slot = wait_for(&mut ring, |done| match done.outcome {
+            Outcome::Opened(slot) => Some(slot.expect("socket")),
+            _ => None,
+        });
+        highest = highest.max(slot);
+        live.push_back(slot);
+        // Four at once: the kernel looks from behind the last of them, and leaves three.
+        if live.len() == LIVE + 4 {
+            for slot in live.drain(..4) {
+                ring.start(Operation::Close(Token::new(slot, 0)));
+            }
+            let mut closed = 0;
+            wait_for(&mut ring, |done| {
+                closed += usize::from(matches!(done.outcome, Outcome::Closed));
+                (closed == 4).then_some(())
+            });
+        }
+    }
+    assert!(highest < FILES / 2, "{highest} of {FILES} for {LIVE} at a time");
 }
 
 #[test]

@@ -129,7 +129,8 @@ pub struct Shard<R: Ring> {
     /// What had been read of connections that wait for a verdict.
     awaiting: HashMap<FileSlot, Vec<u8>, RandomState>,
     timers: Timers,
-    due: Vec<FileSlot>,
+    /// Connections whose deadline has come.
+    due: VecDeque<FileSlot>,
     registry: Registry,
     sessions: Sessions,
     fan_outs: VecDeque<FanOut>,
@@ -137,7 +138,8 @@ pub struct Shard<R: Ring> {
     effects: Effects,
     inflater: Inflater,
     spare: Vec<Vec<u8>>,
-    starved: VecDeque<Token>,
+    /// Connections whose bytes wait to be read.
+    readable: VecDeque<Token>,
     phase: Phase,
     drain: Option<Drain>,
     staying: Option<Staying>,
@@ -187,7 +189,7 @@ impl<R: Ring> Shard<R> {
             unadmitted: HashMap::with_hasher(parts.hash.clone()),
             awaiting: HashMap::with_hasher(parts.hash.clone()),
             timers: Timers::new(on_tick::tick_at(now, 0)),
-            due: Vec::new(),
+            due: VecDeque::new(),
             sessions: Sessions::new(parts.server, parts.hash.clone()),
             registry: Registry::new(parts.hash),
             fan_outs: VecDeque::new(),
@@ -195,7 +197,7 @@ impl<R: Ring> Shard<R> {
             effects: Effects { outgoing, ..Effects::default() },
             inflater: Inflater::default(),
             spare: Vec::new(),
-            starved: VecDeque::new(),
+            readable: VecDeque::new(),
             phase: Phase::Running,
             drain: None,
             staying: None,
@@ -238,7 +240,8 @@ impl<R: Ring> Shard<R> {
         self.go_on_draining();
         self.go_on_staying();
         self.on_tick();
-        self.receive_starved();
+        self.meet_deadlines();
+        self.receive_some();
         self.note_turn();
         Ok(())
     }
@@ -263,7 +266,8 @@ impl<R: Ring> Shard<R> {
     /// something happens, a tick at the latest.
     fn sleep_time(&mut self) -> Wait {
         let work_left = !self.fan_outs.is_empty()
-            || !self.starved.is_empty()
+            || !self.readable.is_empty()
+            || !self.due.is_empty()
             || self.staying.is_some()
             || self.drain.as_ref().is_some_and(Drain::has_work);
         if work_left || !self.inbox.may_sleep() {

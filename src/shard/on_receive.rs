@@ -75,7 +75,7 @@ impl<R: Ring> Shard<R> {
         connection.in_flight.end(InFlight::WATCH);
         match (connection.state, result) {
             (State::Ending, _) => self.close_if_quiet(token),
-            (_, Ok(())) => self.receive(token, false),
+            (_, Ok(())) => self.readable.push_back(token),
             (_, Err(_)) => self.end(token, CloseReason::Reset),
         }
     }
@@ -105,7 +105,7 @@ impl<R: Ring> Shard<R> {
             Ok(None) => self.on_end_of_stream(token),
             Err(Errno(libc::ENOBUFS)) => {
                 self.metrics.buffers_starved.add(1);
-                self.starved.push_back(token);
+                self.readable.push_back(token);
             }
             // ECANCELED: a lasting receive has ended because the client is quiet or does not
             // read.
@@ -117,19 +117,24 @@ impl<R: Ring> Shard<R> {
         self.close_if_quiet(token);
     }
 
-    /// Buffers that were given back in this turn go to those who found none, the longest waiting
-    /// first; more than there are buffers would find none again.
-    pub(super) fn receive_starved(&mut self) {
-        for _ in 0..self.settings.receive_buffers {
-            let Some(token) = self.starved.pop_front() else { return };
-            self.listen_again(token, Listen::More);
+    /// Reads from those who have sent something, the longest waiting first. Each holds a buffer
+    /// until the next turn, so a burst does not make a quiet shard keep a buffer for each of them.
+    pub(super) fn receive_some(&mut self) {
+        for _ in 0..limits::RECEIVES_PER_TURN {
+            let Some(token) = self.readable.pop_front() else { break };
+            if self.may_listen(token) {
+                self.receive(token);
+            }
+        }
+        if self.readable.is_empty() {
+            self.readable.shrink_to(limits::RECEIVES_PER_TURN);
         }
     }
 
-    fn receive(&mut self, token: Token, wait: bool) {
+    fn receive(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.in_flight.begin(InFlight::RECEIVE);
-        self.ring.start(Operation::Receive { token, wait });
+        self.ring.start(Operation::Receive { token, wait: false });
     }
 
     fn receive_many(&mut self, token: Token) {
@@ -182,12 +187,30 @@ impl<R: Ring> Shard<R> {
     /// sent.
     pub(super) fn listen_again(&mut self, token: Token, listen: Listen) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        if connection.in_flight.has(InFlight::LASTING) {
-            if connection.queued_bytes() > limits::READ_PAUSE_BYTES {
-                self.calm(token);
-            }
+        if connection.in_flight.has(InFlight::LASTING)
+            && connection.queued_bytes() > limits::READ_PAUSE_BYTES
+        {
+            return self.calm(token);
+        }
+        if !self.may_listen(token) {
             return;
         }
+        match listen {
+            Listen::More => self.readable.push_back(token),
+            Listen::Busy => self.receive_many(token),
+            Listen::Idle => self.watch(token),
+        }
+    }
+
+    fn watch(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.in_flight.begin(InFlight::WATCH);
+        self.ring.start(Operation::Watch(token));
+    }
+
+    /// True if nothing is armed for the client's next bytes and they are wanted.
+    fn may_listen(&mut self, token: Token) -> bool {
+        let Some(connection) = self.connections.get_mut(token) else { return false };
         let armed = connection.in_flight.has(InFlight::WATCH)
             || connection.in_flight.has(InFlight::RECEIVE);
         let reads = !matches!(
@@ -199,17 +222,7 @@ impl<R: Ring> Shard<R> {
                 | State::Leaving
                 | State::Arriving
         );
-        if armed || !reads || connection.queued_bytes() > limits::READ_PAUSE_BYTES {
-            return;
-        }
-        match listen {
-            Listen::More => self.receive(token, false),
-            Listen::Busy => self.receive_many(token),
-            Listen::Idle => {
-                connection.in_flight.begin(InFlight::WATCH);
-                self.ring.start(Operation::Watch(token));
-            }
-        }
+        !armed && reads && connection.queued_bytes() <= limits::READ_PAUSE_BYTES
     }
 
     fn on_end_of_stream(&mut self, token: Token) {

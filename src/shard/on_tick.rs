@@ -5,7 +5,7 @@ use crate::clock::Now;
 use crate::close_reason::CloseReason;
 use crate::connection::deadline::{self, Due};
 use crate::connection::{Facts, State};
-use crate::limits::{LONG_TURN_MS, TICK_MS};
+use crate::limits::{self, LONG_TURN_MS, TICK_MS};
 use crate::ring::{Frame, Ring, Token};
 use crate::sys::thread_time;
 use crate::websocket::frame;
@@ -76,14 +76,7 @@ impl<R: Ring> Shard<R> {
         }
         self.tick = tick;
         self.metrics.tick_ms.set(u64::from(tick) * TICK_MS);
-        let mut due = std::mem::take(&mut self.due);
-        self.timers.take_due(&mut self.connections, tick, &mut due);
-        for slot in due.drain(..) {
-            if let Some(token) = self.connections.token(slot) {
-                self.on_deadline(token);
-            }
-        }
-        self.due = due;
+        self.timers.take_due(&mut self.connections, tick, &mut self.due);
         self.give_up_on_sessions();
         self.on_hostile_tick();
         self.resume_accepting(false);
@@ -92,6 +85,17 @@ impl<R: Ring> Shard<R> {
         sources.expire(self.now.ns(), expire_budget(sources.places()));
         self.metrics.tracked_sources.set(sources.len() as u64);
         self.metrics.limited_sources.set(sources.limited_sources(self.now.ns()) as u64);
+    }
+
+    /// Some of those whose deadline has come, the longest due first. Whatever is due once it is
+    /// looked at counts: a timer that was set in the meantime is set again.
+    pub(super) fn meet_deadlines(&mut self) {
+        for _ in 0..limits::VISITS_PER_TURN {
+            let Some(slot) = self.due.pop_front() else { return };
+            if let Some(token) = self.connections.token(slot) {
+                self.on_deadline(token);
+            }
+        }
     }
 
     fn on_deadline(&mut self, token: Token) {

@@ -32,8 +32,6 @@ pub struct Settings {
     pub max_unfinished_bytes: u64,
     /// Pings of one client in a second; 0: any number.
     pub max_pings_per_second: u32,
-    /// Receive buffers.
-    pub receive_buffers: u16,
     /// Bytes of a receive buffer: a receive that fills one has left something behind.
     pub receive_buffer_bytes: usize,
     /// How long a busy shard lets completions gather.
@@ -89,7 +87,6 @@ impl Settings {
             max_output_bytes: part(config.server.max_total_queued_bytes, shards),
             max_unfinished_bytes: part(config.server.max_unfinished_bytes, shards),
             max_pings_per_second: config.server.max_pings_per_second,
-            receive_buffers: config.server.receive_buffers,
             receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
             gather: Duration::from_micros(config.server.gather_us),
             prefixes: config.admission.prefixes(),

@@ -1,6 +1,8 @@
 //! The timer wheel of a shard: one deadline per connection, linked through the connections
 //! themselves, so that a timer costs no memory of its own and setting one is constant work.
 
+use std::collections::VecDeque;
+
 use super::connections::Connections;
 use crate::connection::deadline::is_reached;
 use crate::connection::{NONE, UNLINKED};
@@ -59,7 +61,7 @@ impl Timers {
         &mut self,
         connections: &mut Connections,
         now: u32,
-        due: &mut Vec<FileSlot>,
+        due: &mut VecDeque<FileSlot>,
     ) {
         let behind = now.wrapping_sub(self.done).min(WHEEL_SLOTS as u32);
         for step in 0..behind {
@@ -68,7 +70,7 @@ impl Timers {
                 let links = connection.timer;
                 if is_reached(links.tick, now) {
                     self.clear(connections, slot);
-                    due.push(slot);
+                    due.push_back(slot);
                 }
                 slot = links.next;
             }
@@ -87,8 +89,9 @@ mod tests {
     use crate::connection::State;
 
     fn due_at(timers: &mut Timers, connections: &mut Connections, now: u32) -> Vec<FileSlot> {
-        let mut due = Vec::new();
+        let mut due = VecDeque::new();
         timers.take_due(connections, now, &mut due);
+        let mut due = Vec::from(due);
         due.sort_unstable();
         due
     }
