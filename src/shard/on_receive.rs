@@ -117,8 +117,8 @@ impl<R: Ring> Shard<R> {
         self.close_if_quiet(token);
     }
 
-    /// Reads from those who have sent something, the longest waiting first. Each holds a buffer
-    /// until the next turn, so a burst does not make a quiet shard keep a buffer for each of them.
+    /// Begins to read from those who have sent something, the longest waiting first. Each holds a
+    /// buffer until the next turn, so a burst does not make a quiet shard keep one for each of them.
     pub(super) fn receive_some(&mut self) {
         for _ in 0..limits::RECEIVES_PER_TURN {
             let Some(token) = self.readable.pop_front() else { break };
@@ -196,7 +196,7 @@ impl<R: Ring> Shard<R> {
             return;
         }
         match listen {
-            Listen::More => self.readable.push_back(token),
+            Listen::More => self.receive(token),
             Listen::Busy => self.receive_many(token),
             Listen::Idle => self.watch(token),
         }
