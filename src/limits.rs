@@ -80,8 +80,8 @@ pub const COMMANDS: usize = 1_024;
 /// again: about a millisecond of sends.
 pub const VISITS_PER_TURN: usize = 512;
 
-/// Connections that a turn reads from once they are readable. Each holds a buffer until the next
-/// turn, and so many are offered on a quiet shard ([`RECEIVE_BUFFERS_KEPT`]).
+/// Connections from which a turn begins to read, of those that are readable. Each holds a buffer
+/// until the next turn, and so many are offered on a quiet shard ([`RECEIVE_BUFFERS_KEPT`]).
 pub const RECEIVES_PER_TURN: usize = RECEIVE_BUFFERS_KEPT as usize;
 
 /// Receive buffers that are offered however quiet a shard is: the least that

@@ -19,8 +19,8 @@ use crate::sys::returned_memory::ReturnedMemory;
 /// Index of a channel on this shard.
 pub type ChannelId = u32;
 
-/// A list of so many members grows by a quarter, a shorter one to twice its length: room that is
-/// not used is resident where the next list lay before.
+/// A list of so many members grows by a quarter, a shorter one to twice its length, which would be
+/// much room for nobody in a long one.
 const LONG: usize = 1_024;
 
 /// The subscriptions of one shard.

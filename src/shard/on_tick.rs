@@ -87,8 +87,8 @@ impl<R: Ring> Shard<R> {
         self.metrics.limited_sources.set(sources.limited_sources(self.now.ns()) as u64);
     }
 
-    /// Some of those whose deadline has come, the longest due first. Whatever is due once it is
-    /// looked at counts: a timer that was set in the meantime is set again.
+    /// Some of those whose deadline has come, the longest waiting first. What is due is judged when
+    /// one is looked at: who was heard of in the meantime only gets a new timer.
     pub(super) fn meet_deadlines(&mut self) {
         for _ in 0..limits::VISITS_PER_TURN {
             let Some(slot) = self.due.pop_front() else { return };
