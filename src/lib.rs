@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod exit_code;
 pub mod handler;
 pub mod http;
+mod likeness;
 pub mod limits;
 pub mod mesh;
 pub mod metrics;

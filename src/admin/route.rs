@@ -1,6 +1,7 @@
 //! The endpoints, as a table, and finding the one that a request is for.
 
 use super::error::{ApiError, ErrorKind, quoted};
+use crate::likeness::likeness;
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,12 +165,8 @@ impl Method {
 }
 
 fn unknown<'a>(path: &str, endpoints: impl Iterator<Item = &'a Endpoint>) -> ApiError {
-    // Measured on a piece of bounded length: the distance takes time of both lengths' product.
-    let start: String = path.chars().take(100).collect();
     let mut near: Vec<_> = endpoints
-        .map(|endpoint| {
-            (strsim::normalized_damerau_levenshtein(&start, endpoint.path), endpoint.path)
-        })
+        .map(|endpoint| (likeness(path, endpoint.path), endpoint.path))
         .filter(|(alike, _)| *alike > ALIKE)
         .collect();
     near.sort_by(|one, other| other.0.total_cmp(&one.0));

@@ -4,6 +4,7 @@
 
 use super::rule::Rule;
 use super::value::Value;
+use crate::likeness::likeness;
 
 pub use super::table::KEYS;
 
@@ -102,13 +103,11 @@ impl Key {
     /// The key that somebody who wrote `name` most likely meant, if any is near enough. The
     /// right key in the wrong section (or in none) is near.
     pub(super) fn nearest(name: &str) -> Option<&'static Key> {
-        let name = beginning(name);
         let field = name.rsplit('.').next().unwrap_or(name);
-        let likeness = |key: &Key| {
-            let elsewhere = strsim::normalized_damerau_levenshtein(field, key.field()) * 0.95;
-            strsim::normalized_damerau_levenshtein(name, key.name).max(elsewhere)
-        };
-        nearest(KEYS.iter(), likeness)
+        nearest(KEYS.iter(), |key| {
+            let elsewhere = likeness(field, key.field()) * 0.95;
+            likeness(name, key.name).max(elsewhere)
+        })
     }
 
     /// The names of the sections, in the order of the table.
@@ -120,10 +119,7 @@ impl Key {
 
     /// The section that somebody who wrote `name` most likely meant, if any is near enough.
     pub(super) fn nearest_section(name: &str) -> Option<&'static str> {
-        let name = beginning(name);
-        nearest(Key::sections().into_iter(), |section| {
-            strsim::normalized_damerau_levenshtein(name, section)
-        })
+        nearest(Key::sections().into_iter(), |section| likeness(name, section))
     }
 
     /// The value it has when nothing sets it.
@@ -138,18 +134,12 @@ impl Key {
     }
 }
 
-/// As much of a name as is compared: the distance takes time of the product of both lengths, and
-/// to what is longer nothing is near.
-fn beginning(name: &str) -> &str {
-    name.char_indices().nth(100).map_or(name, |(end, _)| &name[..end])
-}
-
 /// The first of the most alike, if it is alike at all.
-fn nearest<T: Copy>(candidates: impl Iterator<Item = T>, likeness: impl Fn(T) -> f64) -> Option<T> {
+fn nearest<T: Copy>(candidates: impl Iterator<Item = T>, measure: impl Fn(T) -> f64) -> Option<T> {
     let mut best = None;
     let mut most = ALIKE;
     for candidate in candidates {
-        let alike = likeness(candidate);
+        let alike = measure(candidate);
         if alike > most {
             most = alike;
             best = Some(candidate);

@@ -83,6 +83,11 @@ pub(super) const fn zero_or(zero: &'static str, min: u64, max: u64) -> Rule {
     Rule::Number { min, max, zero: Some(zero) }
 }
 
+/// A power of two from `min` to `max`.
+pub(super) const fn power_of_two(min: u64, max: u64) -> Rule {
+    Rule::PowerOfTwo { min, max }
+}
+
 /// The close codes that may be sent.
 const CLOSE_CODES: &str =
     "1000 to 1014 without 1004, 1005 and 1006, which are never sent, or 3000 to 4999";

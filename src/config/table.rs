@@ -8,11 +8,12 @@
 //! systems. A key is added together with what obeys it.
 
 use super::key::{Key, LegacyName, Preset};
-use super::rule::{Rule, between, zero_or};
+use super::rule::{Rule, between, power_of_two, zero_or};
 use super::shutdown_hook::ShutdownHook;
 use super::source::Origin;
 use super::source_override::Overrides;
 use super::value::{LogFormat, ProxyProtocol, Secret, Setting, Value};
+use crate::limits::RECEIVE_BUFFERS_KEPT;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -217,7 +218,7 @@ keys! {
         /// read, so they are few however many connections there are: a shard takes as many as
         /// complete in one turn, and gives up in quiet times what it does not need.
         receive_buffers: u16 =
-            Number(512), Rule::PowerOfTwo { min: 16, max: 32_768 }, "buffers per shard";
+            Number(512), power_of_two(RECEIVE_BUFFERS_KEPT as u64, 32_768), "buffers per shard";
 
         /// The size of a receive buffer. A page holds most messages whole; a longer one is
         /// put together from several reads.

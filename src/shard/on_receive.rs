@@ -126,9 +126,6 @@ impl<R: Ring> Shard<R> {
                 self.receive(token);
             }
         }
-        if self.readable.is_empty() {
-            self.readable.shrink_to(limits::RECEIVES_PER_TURN);
-        }
     }
 
     fn receive(&mut self, token: Token) {
