@@ -117,7 +117,9 @@ fn twenty_thousand_leave_with_one_outcome_each() {
     let _alone = alone();
     let mut server = Server::start(&["server.shards=4", "shutdown.drain_ms=10000"]);
     let url = format!("ws://{}/ws", server.clients);
-    let arguments = ["-n", "20000", "--stuck", "500", "--mid-message", "500", "--timeout", "60s"];
+    let admin = format!("http://{}", server.admin);
+    let who = ["-n", "20000", "--stuck", "500", "--mid-message", "500"];
+    let arguments = [&who[..], &["--timeout", "60s", "--admin", &admin]].concat();
     let mut load = Load::start("drain-watch", &url, &arguments);
     assert_eq!(load.opened(), 20_000);
     let (code, last_words) = server.drain();
@@ -132,6 +134,9 @@ fn twenty_thousand_leave_with_one_outcome_each() {
     assert_eq!(drain["byes"], 19_500);
     assert_eq!(drain["mid_message_replied"], 500, "what was in flight was answered");
     assert_eq!(drain["stuck_ended_by_reason"], json!({ "reset": 500 }));
+    let counted = &report["server_counted"];
+    assert_eq!((&counted["opened"], &counted["has_ended"]), (&json!(20_000), &json!(true)));
+    assert_eq!(counted["agrees"], true);
 }
 
 /// S0.52, S0.69.

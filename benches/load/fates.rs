@@ -118,10 +118,13 @@ impl Fates {
         };
         let opened = differ("connections as opened", counted.opened, self.opened());
         let refused = differ("attempts as refused", counted.refused, self.refused_by_admission());
-        // Other servers' figures may not have this one, and then it stays at nothing.
+        // Other servers' figures may not have this one, and then it stays at nothing. A server that
+        // has ended may have closed more after it was looked at for the last time.
         let known = counted.closed > 0;
-        let closed =
-            known.then(|| differ("connections as closed", counted.closed, self.closed())).flatten();
+        let (least, most) = self.closed().into_inner();
+        let least = if counted.ended { 0 } else { least };
+        let closed = || differ("connections as closed", counted.closed, least..=most);
+        let closed = known.then(closed).flatten();
         opened.into_iter().chain(refused).chain(closed).collect()
     }
 }
@@ -182,6 +185,17 @@ mod tests {
             fates.differences(&counted).len()
         };
         assert_eq!([closed(3), closed(4), closed(10), closed(11)], [1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_server_that_has_ended_may_have_closed_more_than_it_said_last() {
+        let fates = Fates { by_close: 0, ended: 4, ..answered() };
+        let closed = |closed| {
+            let ended = true;
+            let counted = Counted { opened: 10, refused: 80, closed, ended, ..Counted::default() };
+            fates.differences(&counted).len()
+        };
+        assert_eq!([closed(3), closed(10), closed(11)], [0, 0, 1]);
     }
 
     fn answered() -> Fates {

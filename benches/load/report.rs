@@ -138,6 +138,7 @@ impl Report {
             .put("most_at_once", counted.most)
             .put("samples", counted.samples)
             .put("peak_since_start", counted.peak)
+            .put("has_ended", counted.ended)
             .put("agrees", differences.is_empty());
         differences.into_iter().for_each(|difference| self.fault(difference));
     }

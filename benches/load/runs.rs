@@ -36,6 +36,16 @@ fn measured<S: Scenario + Send + 'static>(
     describe: impl FnOnce(&Run<S>) -> Report,
 ) -> Result<Report, Refused> {
     let books = ServerBooks::open(&common.admin).map_err(Refused::Usage)?;
+    measured_by(books, plan, make, describe)
+}
+
+/// The same with books that are open already.
+fn measured_by<S: Scenario + Send + 'static>(
+    books: ServerBooks,
+    plan: &Plan,
+    make: impl Fn(&Job) -> S,
+    describe: impl FnOnce(&Run<S>) -> Report,
+) -> Result<Report, Refused> {
     let run = crew::run(plan, make)?;
     let mut report = describe(&run);
     report.memory(&run.measured);
@@ -102,8 +112,8 @@ pub(crate) fn drain_watch(watch: &arguments::DrainWatch) -> Result<Report, Refus
     let mut plan = plan::plan(&watch.common, watch.rate, false)?;
     plan.measure = Some(watch.timeout);
     plan.settle = SETTLE;
-    let make = |_: &Job| Watching::new(watch);
-    measured(&watch.common, &plan, make, |run| drain_watch::report(watch, run))
+    let books = ServerBooks::open_until_it_ends(&watch.common.admin).map_err(Refused::Usage)?;
+    measured_by(books, &plan, |_| Watching::new(watch), |run| drain_watch::report(watch, run))
 }
 
 /// The server's counters are those of the server that the clients come back to.

@@ -20,6 +20,8 @@ const PEAK: &str = "tidegate_connections_peak";
 
 /// How often the number of open connections is looked at where a limit is tried.
 const OFTEN: Duration = Duration::from_millis(20);
+/// Where the server ends first: it answers for a tenth of a second after its last connection.
+const OFTEN_ENOUGH: Duration = Duration::from_millis(40);
 /// And elsewhere: a look costs the server about a millisecond, which is in what it is measured by.
 const SELDOM: Duration = Duration::from_secs(5);
 /// How long the server's figures may take to agree after the last answer.
@@ -33,10 +35,11 @@ struct Sampler {
 }
 
 /// What was seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 struct Samples {
     taken: u64,
     most: u64,
+    last: Option<Figures>,
 }
 
 impl Sampler {
@@ -49,6 +52,7 @@ impl Sampler {
                 if let Ok(figures) = admin.scrape() {
                     samples.taken += 1;
                     samples.most = samples.most.max(figures.sum(OPEN));
+                    samples.last = Some(figures);
                 }
                 std::thread::park_timeout(every);
             }
@@ -73,6 +77,8 @@ struct Open {
     admin: Admin,
     before: Figures,
     sampler: Sampler,
+    /// The server may end before the books are closed.
+    ends: bool,
 }
 
 /// What the server counted between two moments.
@@ -89,6 +95,8 @@ pub(crate) struct Counted {
     pub(crate) samples: u64,
     /// Most at once since the server started, by its own account.
     pub(crate) peak: u64,
+    /// The server has ended, and this is what it said last.
+    pub(crate) ended: bool,
 }
 
 impl ServerBooks {
@@ -102,6 +110,19 @@ impl ServerBooks {
             Some(admin) => Self::of(admin, SELDOM),
             None => Ok(Self(None)),
         }
+    }
+
+    /// The same for a server that ends before the run does: what it says last counts.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_until_it_ends(arguments: &AdminArguments) -> Result<Self, String> {
+        let Some(admin) = arguments.admin() else { return Ok(Self(None)) };
+        let mut books = Self::of(admin, OFTEN_ENOUGH)?;
+        if let Some(open) = &mut books.0 {
+            open.ends = true;
+        }
+        Ok(books)
     }
 
     /// The same for one that tries a limit; without `--admin` the usual place is tried.
@@ -123,7 +144,7 @@ impl ServerBooks {
     fn of(admin: Admin, every: Duration) -> Result<Self, String> {
         let before = admin.scrape()?;
         let sampler = Sampler::start(admin.clone(), every)?;
-        Ok(Self(Some(Open { admin, before, sampler })))
+        Ok(Self(Some(Open { admin, before, sampler, ends: false })))
     }
 
     /// What the server has counted since; `None` if it was never asked.
@@ -131,11 +152,18 @@ impl ServerBooks {
     /// # Errors
     /// It does not answer any more.
     pub(crate) fn close(self, fates: &Fates) -> Result<Option<Counted>, String> {
-        let Some(Open { admin, before, sampler }) = self.0 else { return Ok(None) };
+        let Some(Open { admin, before, sampler, ends }) = self.0 else { return Ok(None) };
         let samples = sampler.end();
         let began = Instant::now();
         loop {
-            let counted = counted(&before, &admin.scrape()?, samples);
+            let after = match (admin.scrape(), &samples.last) {
+                (Err(_), Some(last)) if ends => {
+                    let counted = counted(&before, last, &samples);
+                    return Ok(Some(Counted { ended: true, ..counted }));
+                }
+                (after, _) => after?,
+            };
+            let counted = counted(&before, &after, &samples);
             let agrees = fates.differences(&counted).is_empty();
             if agrees || began.elapsed() > AGREE_WITHIN {
                 return Ok(Some(counted));
@@ -145,7 +173,7 @@ impl ServerBooks {
     }
 }
 
-fn counted(before: &Figures, after: &Figures, samples: Samples) -> Counted {
+fn counted(before: &Figures, after: &Figures, samples: &Samples) -> Counted {
     let growth = |name: &str| after.sum(name).saturating_sub(before.sum(name));
     let earlier = before.by_label(REFUSED);
     let by_reason = after.by_label(REFUSED).into_iter().map(|(reason, count)| {
@@ -161,5 +189,6 @@ fn counted(before: &Figures, after: &Figures, samples: Samples) -> Counted {
         most: samples.most,
         samples: samples.taken,
         peak: after.sum(PEAK),
+        ended: false,
     }
 }

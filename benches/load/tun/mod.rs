@@ -1,12 +1,13 @@
 //! `--client tun`: TCP clients in user space on a TUN device, a few bytes each, so that the
 //! machine's memory goes to the server's sockets.
 //!
-//! `peers` is the protocol, pure; `segment` and `frames` are the bytes; `device` is the device in
-//! its namespace; here they meet the clock and the run. What the protocol leaves out is said in
-//! `peers`.
+//! `peers` is the protocol, pure, and `flight` what it may have to send again; `segment` and
+//! `frames` are the bytes; `device` is the device in its namespace; here they meet the clock and
+//! the run. What the protocol leaves out is said in `peers`.
 
 mod addresses;
 mod device;
+mod flight;
 mod frames;
 mod peers;
 mod segment;

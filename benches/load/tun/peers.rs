@@ -17,8 +17,9 @@ use hashbrown::HashMap;
 use tidegate::websocket::{Control, OpCode, close_frame, frame};
 
 use super::addresses::Addresses;
+use super::flight::Flight;
 use super::frames::{self, Said, Unread};
-use super::segment::{ACK, FIN, MSS, PSH, RST, SYN, Segment};
+use super::segment::{ACK, FIN, PSH, Packets, RST, SYN, Segment};
 use crate::fate::{Ending, Failure, Fate, Step};
 use crate::latency::Latencies;
 use crate::ledger::Ledger;
@@ -63,41 +64,6 @@ struct Peer {
 
 const _: () = assert!(size_of::<Peer>() == 16);
 
-/// What was sent and not acknowledged.
-#[derive(Debug, Default)]
-struct Flight {
-    /// Sequence number of the first of it.
-    start: u32,
-    syn: bool,
-    bytes: Vec<u8>,
-    fin: bool,
-    retries: u8,
-    due_us: u64,
-}
-
-impl Flight {
-    fn len(&self) -> u32 {
-        u32::from(self.syn) + self.bytes.len() as u32 + u32::from(self.fin)
-    }
-
-    /// Takes away what `ack` acknowledges; false if it acknowledges nothing new.
-    fn acknowledge(&mut self, ack: u32) -> bool {
-        let mut count = ack.wrapping_sub(self.start);
-        if count == 0 || count > self.len() {
-            return false;
-        }
-        self.start = ack;
-        if self.syn {
-            self.syn = false;
-            count -= 1;
-        }
-        let bytes = (count as usize).min(self.bytes.len());
-        self.bytes.drain(..bytes);
-        self.fin &= count as usize == bytes;
-        true
-    }
-}
-
 /// What every client asks for.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -109,31 +75,6 @@ pub(crate) struct Request {
     pub(crate) raw: bool,
     /// Makes keys and sequence numbers differ between runs.
     pub(crate) seed: u64,
-}
-
-/// Packets to send, one behind the other.
-#[derive(Debug, Default)]
-pub(crate) struct Packets {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Packets {
-    fn push(&mut self, segment: &Segment<'_>) {
-        segment.write(&mut self.bytes);
-        self.ends.push(self.bytes.len());
-    }
-
-    /// All of them, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
 }
 
 /// The clients of a run.
@@ -300,7 +241,7 @@ impl Peers {
         if segment.payload.is_empty() && !fin && segment.flags & SYN == 0 {
             return;
         }
-        let before = self.out.ends.len();
+        let before = self.out.len();
         let known = behind as usize;
         let whole = segment.payload.len() + usize::from(fin);
         if behind <= FAR && known < whole {
@@ -313,7 +254,7 @@ impl Peers {
             }
         }
         let stage = self.peers[index as usize].stage;
-        if self.out.ends.len() == before && stage != Stage::Done {
+        if self.out.len() == before && stage != Stage::Done {
             self.transmit(index, ACK, &[], now_us);
         }
     }
@@ -521,16 +462,9 @@ impl Peers {
         }
         flight.due_us = now_us + (RETRY_US << flight.retries);
         self.timers.push(Reverse((flight.due_us, index)));
-        let piece = flight.bytes.len().min(MSS.into());
-        let fin = flight.fin && piece == flight.bytes.len();
-        let flags = match (flight.syn, fin) {
-            (true, _) => SYN,
-            (false, true) => FIN | ACK,
-            (false, false) => PSH | ACK,
-        };
+        let (flags, payload) = flight.first();
         let (from, to) = (self.addresses.of(index), self.addresses.server());
         let ack = self.peers[index as usize].receive;
-        let payload = if flight.syn { &[] } else { &flight.bytes[..piece] };
         self.sent_again += 1;
         self.out.push(&Segment { from, to, seq: flight.start, ack, flags, payload });
     }

@@ -101,6 +101,35 @@ impl<'a> Segment<'a> {
     }
 }
 
+/// Packets to send, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Packets {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Packets {
+    pub(super) fn push(&mut self, segment: &Segment<'_>) {
+        segment.write(&mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// All of them, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+}
+
 /// The sum of all 16-bit words (RFC 1071), not yet folded.
 fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<2>();
