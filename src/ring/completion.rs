@@ -31,6 +31,8 @@ pub struct Accepted {
     pub slot: FileSlot,
     /// Its peer.
     pub address: SocketAddr,
+    /// More wait in the backlog, as this one has.
+    pub more_wait: bool,
 }
 
 /// One finished operation.

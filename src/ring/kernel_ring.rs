@@ -290,7 +290,8 @@ impl KernelRing {
                 Outcome::Accepted(result.and_then(|slot| {
                     self.file_table.come(slot);
                     let address = address.ok_or(Errno(libc::EAFNOSUPPORT))?;
-                    Ok(Accepted { slot, address })
+                    let more_wait = cqueue::sock_nonempty(entry.flags());
+                    Ok(Accepted { slot, address, more_wait })
                 }))
             }
             Kind::Watch => Outcome::Readable(result.map(drop)),

@@ -123,11 +123,13 @@ impl<R: Ring> Shard<R> {
         }
     }
 
-    /// The request follows at once: a receive costs one operation, a watch would cost three.
+    /// The request follows at once, or is there: a receive costs one operation, a watch would cost
+    /// three.
     pub(super) fn listen_for_request(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.in_flight.begin(InFlight::RECEIVE);
-        self.ring.start(Operation::Receive { token, wait: true });
+        let wait = !self.accepting.is_behind();
+        self.ring.start(Operation::Receive { token, wait });
     }
 
     pub(super) fn note_admitted(&mut self, token: Token) {

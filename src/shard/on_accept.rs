@@ -22,6 +22,8 @@ use crate::ring::{Accepted, Errno, Operation, Ring, Token};
 pub(super) struct Accepting {
     capacity: u32,
     in_flight: u32,
+    /// More wait in the backlog than are taken at a time.
+    is_behind: bool,
     paused_until: Option<u32>,
     table_full: bool,
     logged_tick: Option<u32>,
@@ -35,7 +37,19 @@ impl Accepting {
     /// Of `files` descriptors some are left to connections that other shards hand over.
     pub(super) fn new(files: u32) -> Self {
         let capacity = files - limits::ARRIVALS.min(files / 8);
-        Self { capacity, in_flight: 0, paused_until: None, table_full: false, logged_tick: None }
+        Self {
+            capacity,
+            in_flight: 0,
+            is_behind: false,
+            paused_until: None,
+            table_full: false,
+            logged_tick: None,
+        }
+    }
+
+    /// True if who is accepted now has waited for it, so that the request has come meanwhile.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -97,7 +111,10 @@ impl<R: Ring> Shard<R> {
     pub(super) fn on_accept(&mut self, result: Result<Accepted, Errno>) {
         self.accepting.in_flight -= 1;
         match result {
-            Ok(accepted) => self.admit(accepted),
+            Ok(accepted) => {
+                self.accepting.is_behind = accepted.more_wait;
+                self.admit(accepted);
+            }
             Err(Errno(code)) if PASSING.contains(&code) => {}
             // The listener was shut down.
             Err(Errno(libc::EINVAL | libc::EBADF | libc::ECANCELED)) => return,
