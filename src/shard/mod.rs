@@ -234,6 +234,7 @@ impl<R: Ring> Shard<R> {
         self.inbox.awake();
         self.look_at_the_clock();
         self.dispatch_some();
+        self.go_on_accepting();
         self.take_messages();
         self.go_on_admitting();
         self.go_on_fanning_out();
