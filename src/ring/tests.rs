@@ -1,7 +1,7 @@
 //! The ring against the real kernel: a client and a server on one ring.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -298,4 +298,22 @@ fn a_wait_for_many_ends_with_the_first_after_its_time() {
     let woken = ring.next_completion().map(|done| done.outcome);
     assert!(matches!(woken, Some(Outcome::Woken)), "{woken:?}");
     ringer.join().expect("ringer");
+}
+
+#[test]
+fn an_accept_says_whether_more_wait_behind_it() {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let socket = listener::listen(any, 16).expect("listen");
+    let address = listener::local_address(socket.as_raw_fd()).expect("address");
+    let bell = EventFd::new().expect("eventfd");
+    let mut ring = KernelRing::new(settings(), bell, Some(socket)).expect("ring");
+    let _clients = [(); 3].map(|()| TcpStream::connect(address).expect("connect"));
+    let more_wait = [(); 3].map(|()| {
+        ring.start(Operation::Accept);
+        wait_for(&mut ring, |done| match done.outcome {
+            Outcome::Accepted(result) => Some(result.expect("accept").more_wait),
+            _ => None,
+        })
+    });
+    assert_eq!(more_wait, [true, true, false]);
 }
