@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 /// A moment on the monotonic clock, counted from the start of the process. Not affected by
 /// changes of the wall clock; stands still while the machine sleeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +43,22 @@ impl Now {
     /// Time from `earlier` to this moment; zero if it is not earlier.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Both clocks, read at one moment: durations come from the first, reports show the second.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The monotonic clock.
+    pub now: Now,
+    /// The wall clock, which may jump.
+    pub wall: Timestamp,
+}
+
+impl Reading {
+    /// The wall clock as RFC 3339 in UTC with milliseconds.
+    pub fn timestamp(&self) -> String {
+        format!("{:.3}", self.wall)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod config;
 pub mod connection;
 pub mod coordinator;
 pub mod doctor;
+pub mod environment;
 pub mod exit_code;
 pub mod handler;
 pub mod http;

@@ -102,6 +102,38 @@ fn nothing_is_left_unfinished() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What `src/environment.rs` is for: a simulation controls a shard and the coordinator wholly.
+#[test]
+fn shards_and_the_coordinator_take_time_and_chance_from_their_environment() {
+    const REACHES_OUT: [&str; 8] = [
+        "Instant",
+        "SystemTime",
+        "Clock",
+        "Timestamp",
+        "sleep",
+        "random",
+        "thread_time",
+        "EventFd",
+    ];
+    let mut wrong = Vec::new();
+    for (name, text) in rust_files() {
+        if !name.starts_with("src/shard/") && !name.starts_with("src/coordinator/") {
+            continue;
+        }
+        // Tests behind it may use the real ones.
+        let tests = text.find("#[cfg(test)]").unwrap_or(text.len());
+        for (index, line) in text[..tests].lines().enumerate() {
+            let code = code(line);
+            let found = REACHES_OUT.iter().find(|word| has_word(&code, word));
+            // The state that other threads read has their clock.
+            if let Some(word) = found.filter(|_| name != "src/coordinator/state.rs") {
+                wrong.push(format!("{name}:{}: {word}", index + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not through the environment: {}", wrong.join("\n"));
+}
+
 #[test]
 fn no_source_file_owns_everything() {
     let long: Vec<_> = rust_files()

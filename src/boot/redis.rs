@@ -7,7 +7,6 @@ use std::sync::Arc;
 use rustls::crypto::ring;
 
 use super::NotStarted;
-use crate::coordinator::stage::timestamp;
 use crate::coordinator::state::ServerState;
 use crate::mesh::publisher::Publisher;
 use crate::redis::counts::Identity;
@@ -41,7 +40,7 @@ pub(super) fn start(
         life: life.to_string(),
         host,
         pid: std::process::id(),
-        started_at: timestamp(),
+        started_at: format!("{:.3}", jiff::Timestamp::now()),
     };
     let topic = format!("{}:publications", identity.prefix());
     let interval_ms = settings.flush_interval_ms;

@@ -17,6 +17,7 @@ use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::limits::Limits;
 use crate::coordinator::report::ShutdownReport;
 use crate::coordinator::state::ServerState;
+use crate::environment::KernelEnvironment;
 use crate::exit_code;
 
 /// How a server ended.
@@ -59,7 +60,7 @@ impl Ending {
 
 /// Starts the thread that leads the server to its end.
 pub(super) fn begin(
-    coordinator: Coordinator,
+    coordinator: Coordinator<KernelEnvironment>,
     state: Arc<ServerState>,
     inbox: Receiver<Command>,
     shards: Shards,
@@ -79,7 +80,7 @@ pub(super) fn begin(
 /// Runs the coordinator. If it panics a second one stops the server in order: the shards serve
 /// on meanwhile and know nothing of it.
 fn lead(
-    coordinator: Coordinator,
+    coordinator: Coordinator<KernelEnvironment>,
     state: &Arc<ServerState>,
     inbox: &Receiver<Command>,
     shards: &Shards,
@@ -89,7 +90,10 @@ fn lead(
     let second = |panic: Box<dyn std::any::Any + Send>| {
         let cause = ShardFailure::Panic(shard_thread::message_of(panic.as_ref()));
         let postboxes = shards.postboxes.clone();
-        let successor = Coordinator::new(Arc::clone(state), inbox.clone(), postboxes, inherited());
+        let environment = KernelEnvironment::new(state.clock);
+        let commands = inbox.clone();
+        let successor =
+            Coordinator::new(environment, Arc::clone(state), commands, postboxes, inherited());
         catch_unwind(AssertUnwindSafe(|| successor.stop_after_death("coordinator", cause).run()))
     };
     let panicked = || ShutdownReport { exit_code: Some(exit_code::PANICKED), ..state.report() };

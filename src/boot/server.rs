@@ -21,6 +21,7 @@ use crate::coordinator::command::Command;
 use crate::coordinator::limits::Limits;
 use crate::coordinator::signals::{self, Caught, Forwarding};
 use crate::coordinator::state::ServerState;
+use crate::environment::KernelEnvironment;
 use crate::exit_code;
 use crate::handler::{Handler, Routes};
 use crate::limits;
@@ -263,8 +264,13 @@ impl Starting {
         )?;
         let sources = self.sources.clone();
         let postboxes = shards.postboxes.clone();
-        let coordinator =
-            Coordinator::new(Arc::clone(&state), inbox.clone(), postboxes.clone(), limits);
+        let coordinator = Coordinator::new(
+            KernelEnvironment::new(state.clock),
+            Arc::clone(&state),
+            inbox.clone(),
+            postboxes.clone(),
+            limits,
+        );
         let attendants = match self.attend(admin_listener, address, &commands, &postboxes) {
             Ok(attendants) => attendants,
             Err(error) => {
@@ -328,7 +334,7 @@ impl Starting {
 }
 
 /// Stops shards that nobody will lead.
-fn undo(coordinator: Coordinator, commands: &Sender<Command>, shards: Shards) {
+fn undo(coordinator: Coordinator<KernelEnvironment>, commands: &Sender<Command>, shards: Shards) {
     coordinator.open();
     // The inbox is new: there is room.
     let _ = commands.try_send(Command::Stop { within: UNDO, reason: "not started".to_owned() });

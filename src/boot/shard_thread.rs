@@ -19,6 +19,7 @@ use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::config::Config;
 use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::state::ServerState;
+use crate::environment::KernelEnvironment;
 use crate::handler::Routes;
 use crate::limits;
 use crate::mesh::inbox::{Inbox, Postbox, inbox};
@@ -182,7 +183,7 @@ impl Seed {
         Shard::new(ring.0, ring.1).run()
     }
 
-    fn ring(self, config: &Config) -> io::Result<(KernelRing, Parts)> {
+    fn ring(self, config: &Config) -> io::Result<(KernelRing, Parts<KernelEnvironment>)> {
         let settings = RingSettings {
             submissions: limits::SUBMISSIONS,
             completions: limits::COMPLETIONS,
@@ -197,7 +198,7 @@ impl Seed {
         let metrics = Arc::clone(&self.state.shards[self.index]);
         let parts = Parts {
             index: self.index,
-            clock: self.state.clock,
+            environment: KernelEnvironment::new(self.state.clock),
             inbox: self.inbox,
             outbox: self.outbox,
             owners: self.owners,

@@ -9,6 +9,7 @@ use super::stage::Stages;
 use super::{Cancelled, Coordinator, Shutdown};
 use crate::clock::Now;
 use crate::close_reason::DrainOutcome;
+use crate::environment::Environment;
 use crate::metrics::ShardMetrics;
 use crate::sessions::desk::Flush;
 use crate::sessions::figures::{Figures, Loss};
@@ -30,7 +31,7 @@ impl Books {
     }
 }
 
-impl Coordinator {
+impl<E: Environment> Coordinator<E> {
     /// Connections of the drain that are still there.
     pub(super) fn left(&self) -> u64 {
         self.shutdown.as_ref().map_or(0, |shutdown| self.books(shutdown).left())
@@ -83,7 +84,7 @@ impl Coordinator {
 
     /// The shutdown as it stands; a report of nothing while the server runs.
     pub(super) fn report(&self) -> ShutdownReport {
-        let (now, phase) = (self.state.clock.now(), self.state.phase());
+        let (now, phase) = (self.environment.now(), self.state.phase());
         match (&self.shutdown, &self.cancelled) {
             (Some(shutdown), _) => self.report_on(shutdown, &self.stages, phase, now),
             (None, cancelled) => ShutdownReport {

@@ -14,9 +14,10 @@ use super::phase::Phase;
 use super::report::StageResult;
 use super::resource_stage::ResourceStage;
 use super::{Cancelled, Coordinator, Shutdown};
+use crate::environment::Environment;
 use crate::limits::DRAIN_WITHIN_MS;
 
-impl Coordinator {
+impl<E: Environment> Coordinator<E> {
     /// Does what is wanted; true in the answer if that changed anything.
     ///
     /// # Errors
@@ -57,7 +58,7 @@ impl Coordinator {
     }
 
     fn pause(&mut self) -> bool {
-        let now = self.state.clock.now();
+        let now = self.environment.now();
         let Some(shutdown) = &mut self.shutdown else { return false };
         if shutdown.paused.is_some() {
             return false;
@@ -76,7 +77,7 @@ impl Coordinator {
     }
 
     fn resume(&mut self) -> bool {
-        let now = self.state.clock.now();
+        let now = self.environment.now();
         let spent_ms = self.spent_in_drain();
         let Some(shutdown) = &mut self.shutdown else { return false };
         let Some(since) = shutdown.paused.take() else { return false };
@@ -122,7 +123,7 @@ impl Coordinator {
         info!(connections_left = left, "shutdown cancelled; the server stays");
         let stages = std::mem::take(&mut self.stages);
         self.resources = ResourceStage::default();
-        self.cancelled = Some(Cancelled { shutdown, stages, at: self.state.clock.now() });
+        self.cancelled = Some(Cancelled { shutdown, stages, at: self.environment.now() });
         self.shards.iter_mut().filter(|shard| shard.alive).for_each(|shard| shard.drained = false);
         self.enter(Phase::Running);
         true
@@ -131,7 +132,7 @@ impl Coordinator {
     /// A signal has come while a drain that somebody asked for is under way: it goes on, in the
     /// time that a drain by a signal has.
     pub(super) fn hasten(&mut self, signal: &str) {
-        let (now, config) = (self.state.clock.now(), self.state.config());
+        let (now, config) = (self.environment.now(), self.state.config());
         self.resume();
         let spent_ms = self.spent_in_drain();
         let Some(shutdown) = &mut self.shutdown else { return };
@@ -208,6 +209,7 @@ mod tests {
     use crate::coordinator::command::{Command, Wish};
     use crate::coordinator::limits::Limits;
     use crate::coordinator::state::ServerState;
+    use crate::environment::KernelEnvironment;
     use crate::exit_code;
     use crate::mesh::inbox::{Inbox, inbox};
     use crate::mesh::message::ShardMessage;
@@ -215,7 +217,7 @@ mod tests {
     use crate::sys::event_fd::EventFd;
 
     /// One shard, which does not answer by itself.
-    fn coordinator() -> (Coordinator, Inbox) {
+    fn coordinator() -> (Coordinator<KernelEnvironment>, Inbox) {
         let config = Arc::new(Config::default());
         let seats = Seats { shards: 1, per_shard: 1000, by_memory: u64::MAX };
         let metrics = vec![Arc::new(ShardMetrics::default())];
@@ -225,12 +227,18 @@ mod tests {
         let postboxes = vec![postbox];
         let limits =
             Limits::new(Some(Sources::default()), seats, &config.admission, &postboxes, sender);
-        let coordinator = Coordinator::new(state, commands, postboxes, limits);
+        let coordinator = Coordinator::new(
+            KernelEnvironment::new(state.clock),
+            state,
+            commands,
+            postboxes,
+            limits,
+        );
         coordinator.open();
         (coordinator, inbox)
     }
 
-    fn drain(coordinator: &mut Coordinator) {
+    fn drain(coordinator: &mut Coordinator<KernelEnvironment>) {
         coordinator.begin("a test".to_owned(), Wish::default(), exit_code::DRAINED);
         coordinator.look_around();
         assert_eq!(coordinator.state.phase(), Phase::Refusing);
@@ -280,8 +288,9 @@ mod tests {
     #[test]
     fn what_cannot_be_taken_back_is_refused_with_the_reason() {
         let (mut coordinator, _inbox) = coordinator();
-        let why =
-            |coordinator: &mut Coordinator, steering| coordinator.steer(steering).unwrap_err();
+        let why = |coordinator: &mut Coordinator<KernelEnvironment>, steering| {
+            coordinator.steer(steering).unwrap_err()
+        };
         assert!(why(&mut coordinator, Steering::Pause).contains("no shutdown"));
         drain(&mut coordinator);
         coordinator.hasten("SIGTERM");

@@ -17,12 +17,13 @@ use super::phase::Phase;
 use super::progress::Progress;
 use super::report::{StageReport, StageResult};
 use super::shutdown::StageCaps;
-use super::{Coordinator, Said, Shutdown, TICK_MS, stage};
-use crate::clock::Now;
+use super::{Coordinator, Said, Shutdown, TICK_MS};
+use crate::clock::{Now, Reading};
+use crate::environment::Environment;
 use crate::exit_code;
 use crate::mesh::message::{PhaseOrder, ShardMessage};
 
-impl Coordinator {
+impl<E: Environment> Coordinator<E> {
     pub(super) fn begin(&mut self, reason: String, wish: Wish, exit_code: u8) {
         let config = self.state.config();
         let profile = Profile::of(wish.cause, &config);
@@ -46,8 +47,8 @@ impl Coordinator {
         self.shutdown = Some(Shutdown {
             reason,
             cause: wish.cause,
-            started: self.state.clock.now(),
-            started_at: stage::timestamp(),
+            started: self.environment.now(),
+            started_at: self.environment.read_clocks().timestamp(),
             caps,
             terms: Terms::of(&profile, &config, wish.pace, wish.reconnect_to),
             is_supervised: matches!(wish.cause, Cause::Signal | Cause::Panic | Cause::Program),
@@ -92,8 +93,8 @@ impl Coordinator {
 
     /// Moves the shutdown on when a stage is done or its time is over.
     pub(super) fn look_around(&mut self) {
-        let now = self.state.clock.now();
-        self.state.note_peak();
+        let now = self.environment.now();
+        self.state.note_peak(now);
         self.hand_out_limits();
         if now.ms() >= self.next_tick_ms {
             self.next_tick_ms += TICK_MS;
@@ -120,9 +121,14 @@ impl Coordinator {
         let Some(shutdown) = &self.shutdown else { return };
         let (caps, started, forced) = (shutdown.caps, shutdown.started, shutdown.forced);
         let told_to_hurry = shutdown.exit_code == exit_code::FORCED;
-        let now = self.state.clock.now();
+        let now = self.environment.now();
         if self.state.phase() == Phase::Flushing {
-            self.flush_beside(now, started, &caps, (told_to_hurry, forced));
+            self.flush_beside(
+                self.environment.read_clocks(),
+                started,
+                &caps,
+                (told_to_hurry, forced),
+            );
         }
         self.look_at_resources(now, started, caps, forced);
     }
@@ -130,7 +136,7 @@ impl Coordinator {
     fn move_on(&mut self) {
         let Some(shutdown) = &self.shutdown else { return };
         let caps = shutdown.caps;
-        let spent = self.stages.spent(self.state.clock.now());
+        let spent = self.stages.spent(self.environment.now());
         let timed_out = |cap: u64| spent >= Duration::from_millis(cap);
         let drained = self.shards.iter().all(|shard| shard.drained);
         match self.state.phase() {
@@ -143,28 +149,28 @@ impl Coordinator {
                 self.finish_stage(StageResult::TimedOut);
                 self.enter(Phase::Draining);
             }
-            Phase::Draining if drained => self.step(StageResult::Done, Phase::Flushing),
+            Phase::Draining if drained => self.advance(StageResult::Done, Phase::Flushing),
             Phase::Draining if timed_out(caps.drain) && !self.is_held() => {
                 warn!(
                     connections_left = self.left(),
                     "the drain's time is over; forcing what is left"
                 );
-                self.step(StageResult::TimedOut, Phase::Forcing);
+                self.advance(StageResult::TimedOut, Phase::Forcing);
             }
-            Phase::Forcing if drained => self.step(StageResult::Done, Phase::Flushing),
+            Phase::Forcing if drained => self.advance(StageResult::Done, Phase::Flushing),
             Phase::Forcing if timed_out(caps.force) => {
-                self.step(StageResult::TimedOut, Phase::Flushing);
+                self.advance(StageResult::TimedOut, Phase::Flushing);
             }
             Phase::Flushing if !self.redis.is_over() || !self.resources.is_over() => {}
             Phase::Flushing if self.shards.iter().all(|shard| !shard.alive) => {
                 info!("Channel layer closed");
-                self.step(StageResult::Done, Phase::Stopped);
+                self.advance(StageResult::Done, Phase::Stopped);
             }
             Phase::Flushing if timed_out(caps.flush) => {
                 if self.left() > 0 {
                     self.miss_deadline();
                 }
-                self.step(StageResult::TimedOut, Phase::Stopped);
+                self.advance(StageResult::TimedOut, Phase::Stopped);
             }
             _ => {}
         }
@@ -179,13 +185,13 @@ impl Coordinator {
 
     /// Of the drain's time so far, in milliseconds; absent before it has begun.
     pub(super) fn spent_in_drain(&self) -> Option<u64> {
-        let spent = self.stages.spent(self.state.clock.now());
+        let spent = self.stages.spent(self.environment.now());
         (self.state.phase() == Phase::Draining).then_some(spent.as_millis() as u64)
     }
 
     /// Lines that belong to no step: each once, when it is so.
     fn say_what_has_become_true(&mut self) {
-        let now = self.state.clock.now();
+        let now = self.environment.now();
         if let Some(progress) = self.note_progress(now) {
             info!(
                 done = progress.done,
@@ -224,15 +230,15 @@ impl Coordinator {
     /// would not wait for without its lease.
     fn flush_beside(
         &mut self,
-        now: Now,
+        at: Reading,
         started: Now,
         caps: &StageCaps,
         (told_to_hurry, hurries): (bool, bool),
     ) {
         // A drain that took its whole time is no reason to lose what it let go of.
-        let sessions = self.sessions.look(&self.state.sessions, now, started, caps, told_to_hurry);
+        let sessions = self.sessions.look(&self.state.sessions, at, started, caps, told_to_hurry);
         let redis = match self.sessions.is_over() {
-            true => self.redis.look(&self.state.redis, now, started, caps, hurries),
+            true => self.redis.look(&self.state.redis, at, started, caps, hurries),
             false => None,
         };
         if redis.as_ref().is_some_and(|stage| stage.result == StageResult::Done) {
@@ -247,7 +253,7 @@ impl Coordinator {
     fn begin_refusing(&mut self) {
         self.make_order();
         info!("Server received shutdown signal, stopping to accept new connections");
-        self.step(StageResult::Done, Phase::Refusing);
+        self.advance(StageResult::Done, Phase::Refusing);
     }
 
     fn begin_draining(&mut self) {
@@ -266,7 +272,7 @@ impl Coordinator {
                 self.left()
             );
         }
-        self.step(StageResult::Done, Phase::Draining);
+        self.advance(StageResult::Done, Phase::Draining);
     }
 
     /// Plans the drain for the connections that there are.
@@ -275,7 +281,7 @@ impl Coordinator {
         let spent_ms = self.spent_in_drain().unwrap_or(0);
         let begun = self.shutdown.as_ref().is_some_and(|shutdown| shutdown.refusing_epoch > 0);
         let left = if begun { self.left() } else { connections };
-        let now_ms = self.state.clock.now().ms();
+        let now_ms = self.environment.now().ms();
         let Some(shutdown) = &mut self.shutdown else { return };
         let position = Position {
             connections,
@@ -291,7 +297,7 @@ impl Coordinator {
         shutdown.order = Some(Arc::new(order));
     }
 
-    fn step(&mut self, result: StageResult, next: Phase) {
+    fn advance(&mut self, result: StageResult, next: Phase) {
         self.finish_stage(result);
         self.enter(next);
     }
@@ -302,7 +308,7 @@ impl Coordinator {
         {
             shutdown.forced |= self.state.phase() >= Phase::Draining;
         }
-        let now = self.state.clock.now();
+        let now = self.environment.now();
         if let Some(stage) = self.stages.finish(now, result) {
             say_ended(stage);
         }
@@ -318,7 +324,7 @@ impl Coordinator {
             shutdown.refusing_epoch = epoch;
         }
         if phase != Phase::Running {
-            self.stages.begin(phase, self.state.clock.now());
+            self.stages.begin(phase, self.environment.read_clocks());
         }
         info!(phase = %phase, epoch, "phase entered");
         self.send(epoch, phase);

@@ -24,6 +24,7 @@ use crate::admission::leases::Say;
 use crate::admission::plan::Load;
 use crate::admission::{AdmissionPlan, Seats};
 use crate::config::{self, Config, Sources};
+use crate::environment::Environment;
 use crate::limits::ADMIN_CONNECTIONS;
 use crate::mesh::inbox::Postbox;
 use crate::mesh::message::ShardMessage;
@@ -165,7 +166,7 @@ fn rate(per_second: u64) -> Option<Rate> {
     Rate::new(per_second, per_second)
 }
 
-impl Coordinator {
+impl<E: Environment> Coordinator<E> {
     pub(super) fn on_reload(&mut self, cause: &str, answer: Option<Asker>) {
         info!(cause, "reading the configuration again");
         let limits = &mut self.limits;
@@ -211,7 +212,7 @@ impl Coordinator {
         }
         info!(changed = report.changed.len(), "configuration read again");
         if !report.changed.is_empty() {
-            self.limits.change(&config.admission, self.state.clock.now().ns());
+            self.limits.change(&config.admission, self.environment.now().ns());
             self.warn_of_tables(&config);
         }
         self.state.set_config(config);
@@ -229,12 +230,12 @@ impl Coordinator {
 
     /// A shard needs something of the global budgets, or gives some back.
     pub(super) fn on_say(&mut self, shard: usize, say: &Say) {
-        self.limits.budget.hear(shard, say, self.state.clock.now().ns());
+        self.limits.budget.hear(shard, say, self.environment.now().ns());
         self.limits.send_replies();
     }
 
     pub(super) fn on_orphans(&mut self, shard: usize, dead: usize, left: u32) {
-        let now_ns = self.state.clock.now().ns();
+        let now_ns = self.environment.now().ns();
         self.limits.budget.orphans(shard, dead, left.into(), now_ns);
         self.limits.send_replies();
     }
@@ -244,13 +245,13 @@ impl Coordinator {
         for shard in (0..self.shards.len()).filter(|shard| *shard != dead) {
             self.limits.outbox.post(shard, ShardMessage::Died { shard: dead });
         }
-        self.limits.budget.on_death(dead, self.state.clock.now().ns());
+        self.limits.budget.on_death(dead, self.environment.now().ns());
         self.limits.send_replies();
     }
 
     /// Sends what shards had no room for, and what has come with time or with the load.
     pub(super) fn hand_out_limits(&mut self) {
-        let now_ns = self.state.clock.now().ns();
+        let now_ns = self.environment.now().ns();
         let left_by_load = self.state.pressure().admitted_per_second();
         if left_by_load != self.limits.left_by_load {
             self.limits.left_by_load = left_by_load;
@@ -270,6 +271,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::config::FlagValue;
     use crate::coordinator::state::ServerState;
+    use crate::environment::KernelEnvironment;
     use crate::mesh::inbox::{Inbox, inbox};
     use crate::mesh::message::Fault;
     use crate::metrics::ShardMetrics;
@@ -282,7 +284,7 @@ mod tests {
     }
 
     /// Two shards with room for so many messages each.
-    fn coordinator(most: &str, room: usize) -> (Coordinator, Vec<Inbox>) {
+    fn coordinator(most: &str, room: usize) -> (Coordinator<KernelEnvironment>, Vec<Inbox>) {
         let config = Arc::new(config(most));
         let seats = Seats { shards: 2, per_shard: 1000, by_memory: u64::MAX };
         let metrics = (0..2).map(|_| Arc::new(ShardMetrics::default())).collect();
@@ -292,10 +294,19 @@ mod tests {
             (0..2).map(|_| inbox(room, EventFd::new().unwrap())).unzip();
         let limits =
             Limits::new(Some(Sources::default()), seats, &config.admission, &postboxes, sender);
-        (Coordinator::new(state, commands, postboxes, limits), inboxes)
+        (
+            Coordinator::new(
+                KernelEnvironment::new(state.clock),
+                state,
+                commands,
+                postboxes,
+                limits,
+            ),
+            inboxes,
+        )
     }
 
-    fn ask(coordinator: &mut Coordinator, shard: usize, slots: u32) {
+    fn ask(coordinator: &mut Coordinator<KernelEnvironment>, shard: usize, slots: u32) {
         let say = Say { ask: Some(Ask { slots, tokens: slots, waiting: slots }), ..Say::default() };
         coordinator.act(Command::Budget { shard, say });
     }
@@ -372,7 +383,7 @@ mod tests {
     #[test]
     fn requests_during_a_reading_wait_for_the_next() {
         let (mut coordinator, _inboxes) = coordinator("100", 9);
-        let ask = |coordinator: &mut Coordinator| {
+        let ask = |coordinator: &mut Coordinator<KernelEnvironment>| {
             let (answer, answered) = oneshot::channel();
             coordinator.on_reload("a test", Some(answer));
             answered

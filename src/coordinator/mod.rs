@@ -31,6 +31,7 @@ use futures_channel::oneshot;
 use tracing::{error, info, warn};
 
 use crate::clock::Now;
+use crate::environment::Environment;
 use crate::exit_code;
 use crate::mesh::inbox::Postbox;
 use crate::mesh::message::{DrainOrder, Fault, PhaseOrder};
@@ -109,7 +110,8 @@ struct Cancelled {
 
 /// The coordinator.
 #[derive(Debug)]
-pub struct Coordinator {
+pub struct Coordinator<E: Environment> {
+    environment: E,
     state: Arc<ServerState>,
     commands: Receiver<Command>,
     shards: Vec<ShardView>,
@@ -124,9 +126,10 @@ pub struct Coordinator {
     next_tick_ms: u64,
 }
 
-impl Coordinator {
+impl<E: Environment> Coordinator<E> {
     /// For the shards behind these postboxes.
     pub fn new(
+        environment: E,
         state: Arc<ServerState>,
         commands: Receiver<Command>,
         postboxes: Vec<Postbox>,
@@ -134,6 +137,7 @@ impl Coordinator {
     ) -> Self {
         let view = |postbox| ShardView { postbox, acknowledged: 0, drained: false, alive: true };
         Self {
+            environment,
             state,
             commands,
             shards: postboxes.into_iter().map(view).collect(),
@@ -162,17 +166,38 @@ impl Coordinator {
 
     /// Leads the server to its end; returns the final report, whose exit code is the process's.
     pub fn run(mut self) -> ShutdownReport {
-        while self.state.phase() != Phase::Stopped {
-            let wait = if self.shutdown.is_some() { LOOK_AROUND } else { IDLE_LOOK_AROUND };
+        while !self.is_stopped() {
+            let wait = self.patience();
             match self.commands.recv_timeout(wait) {
-                Ok(command) => self.act(command),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
+                Ok(command) => self.step(Some(command)),
+                Err(RecvTimeoutError::Timeout) => self.step(None),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.environment.stall(wait);
+                    self.step(None);
+                }
             }
-            self.look_around();
         }
         info!("Graceful shutdown process completed");
         self.report()
+    }
+
+    /// One step of [`Self::run`], which never blocks: acts on a command if there is one, then
+    /// does what is due.
+    pub fn step(&mut self, command: Option<Command>) {
+        if let Some(command) = command {
+            self.act(command);
+        }
+        self.look_around();
+    }
+
+    /// How long the next step may wait for a command.
+    pub fn patience(&self) -> Duration {
+        if self.shutdown.is_some() { LOOK_AROUND } else { IDLE_LOOK_AROUND }
+    }
+
+    /// True once the server has ended; there is nothing left to step.
+    pub fn is_stopped(&self) -> bool {
+        self.state.phase() == Phase::Stopped
     }
 
     fn act(&mut self, command: Command) {
@@ -209,7 +234,9 @@ impl Coordinator {
             Command::Budget { shard, say } => self.on_say(shard, &say),
             Command::Orphans { shard, dead, left } => self.on_orphans(shard, dead, left),
             Command::Fault(Fault::Panic) => panic!("injected through the admin API"),
-            Command::Fault(Fault::Stall(ms)) => std::thread::sleep(Duration::from_millis(ms)),
+            Command::Fault(Fault::Stall(ms)) => {
+                self.environment.stall(Duration::from_millis(ms));
+            }
             Command::ThreadDied { thread, shard, cause } => self.on_death(&thread, shard, &cause),
         }
     }

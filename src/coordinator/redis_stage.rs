@@ -4,8 +4,7 @@
 
 use super::report::{StageReport, StageResult};
 use super::shutdown::StageCaps;
-use super::stage::timestamp;
-use crate::clock::Now;
+use crate::clock::{Now, Reading};
 use crate::limits::REDIS_LEAVE_MS;
 use crate::redis::board::{Board, Departure};
 
@@ -27,7 +26,7 @@ impl RedisStage {
     pub fn look(
         &mut self,
         board: &Board,
-        now: Now,
+        at: Reading,
         started: Now,
         caps: &StageCaps,
         hurries: bool,
@@ -35,12 +34,13 @@ impl RedisStage {
         if self.is_over {
             return None;
         }
+        let now = at.now;
         let cap_ms = if hurries { caps.flush } else { REDIS_LEAVE_MS };
         let end = started.plus_ms(caps.deadline - KEPT_MS.min(caps.deadline / 10));
         let until = |since: Now| since.plus_ms(cap_ms).min(end);
         let (since, started_at) = self.begun.get_or_insert_with(|| {
             board.leave(until(now));
-            (now, timestamp())
+            (now, at.timestamp())
         });
         let result = match board.departure() {
             Departure::UnderWay if now < until(*since) => return None,
@@ -70,6 +70,10 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
+    fn reading(now: Now) -> Reading {
+        Reading { now, wall: jiff::Timestamp::UNIX_EPOCH }
+    }
+
     fn result_at(departure: Departure, now_ms: u64, deadline_ms: u64) -> Option<StageResult> {
         result_in(departure, now_ms, deadline_ms, false)
     }
@@ -88,7 +92,7 @@ mod tests {
         let mut stage = RedisStage::default();
         let (start, now) = (Now::from_ms(1_000), Now::from_ms(1_000 + now_ms));
         let mut look = |now| {
-            let report = stage.look(&board, now, start, &caps, hurries);
+            let report = stage.look(&board, reading(now), start, &caps, hurries);
             (report, stage.is_over())
         };
         let (first, is_over) = look(start);

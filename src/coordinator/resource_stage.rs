@@ -13,6 +13,7 @@ use super::phase::Phase;
 use super::report::{StageReport, StageResult};
 use super::shutdown::StageCaps;
 use crate::clock::Now;
+use crate::environment::Environment;
 use crate::exit_code;
 use crate::resources::Stage;
 use crate::resources::board::Board;
@@ -21,7 +22,7 @@ use crate::resources::board::Board;
 /// up, and what was given up has had its last word, before the deadline itself.
 const KEPT_MS: u64 = 400;
 
-impl Coordinator {
+impl<E: Environment> Coordinator<E> {
     /// The program that the server is part of ends it. Once: who asks again waits for the same.
     pub(super) fn on_stop(&mut self, within: Duration, reason: String) {
         if self.shutdown.is_some() {

@@ -5,8 +5,7 @@
 
 use super::report::{StageReport, StageResult};
 use super::shutdown::StageCaps;
-use super::stage::timestamp;
-use crate::clock::Now;
+use crate::clock::{Now, Reading};
 use crate::limits::REDIS_LEAVE_MS;
 use crate::sessions::desk::{Desk, Flush};
 
@@ -30,7 +29,7 @@ impl SessionsStage {
     pub fn look(
         &mut self,
         desk: &Desk,
-        now: Now,
+        at: Reading,
         started: Now,
         caps: &StageCaps,
         hurries: bool,
@@ -38,12 +37,13 @@ impl SessionsStage {
         if self.is_over {
             return None;
         }
+        let now = at.now;
         let cap_ms = if hurries { caps.flush } else { REDIS_LEAVE_MS };
         let end = started.plus_ms(caps.deadline - KEPT_MS.min(caps.deadline / 5));
         let until = |since: Now| since.plus_ms(cap_ms).min(end);
         let (since, started_at) = self.begun.get_or_insert_with(|| {
             desk.order_flush(until(now));
-            (now, timestamp())
+            (now, at.timestamp())
         });
         let result = match desk.flush() {
             Flush::UnderWay if now < until(*since).plus_ms(SLACK_MS) => return None,
@@ -73,6 +73,10 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
+    fn reading(now: Now) -> Reading {
+        Reading { now, wall: jiff::Timestamp::UNIX_EPOCH }
+    }
+
     fn result_at(
         flush: Flush,
         now_ms: u64,
@@ -86,10 +90,10 @@ mod tests {
         desk.set_flush(flush);
         let mut stage = SessionsStage::default();
         let (start, now) = (Now::from_ms(1_000), Now::from_ms(1_000 + now_ms));
-        let first = stage.look(&desk, start, start, &caps, hurries);
+        let first = stage.look(&desk, reading(start), start, &caps, hurries);
         assert_eq!(stage.is_over(), first.is_some());
-        let report = first.or_else(|| stage.look(&desk, now, start, &caps, hurries))?;
-        assert!(stage.look(&desk, now, start, &caps, hurries).is_none(), "told twice");
+        let report = first.or_else(|| stage.look(&desk, reading(now), start, &caps, hurries))?;
+        assert!(stage.look(&desk, reading(now), start, &caps, hurries).is_none(), "told twice");
         Some(report.result)
     }
 

@@ -4,12 +4,7 @@ use std::time::Duration;
 
 use super::phase::Phase;
 use super::report::{StageReport, StageResult};
-use crate::clock::Now;
-
-/// The current moment on the wall clock, RFC 3339 in UTC with milliseconds.
-pub fn timestamp() -> String {
-    format!("{:.3}", jiff::Timestamp::now())
-}
+use crate::clock::{Now, Reading};
 
 /// The stages so far; the last may be under way.
 #[derive(Debug, Default)]
@@ -20,8 +15,8 @@ pub struct Stages {
 
 impl Stages {
     /// A stage begins. Stopped is the end and not a stage.
-    pub fn begin(&mut self, phase: Phase, now: Now) {
-        self.current = (phase != Phase::Stopped).then(|| (phase, now, timestamp()));
+    pub fn begin(&mut self, phase: Phase, at: Reading) {
+        self.current = (phase != Phase::Stopped).then(|| (phase, at.now, at.timestamp()));
     }
 
     /// The stage under way ends.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::phase::Phase;
 use super::report::ShutdownReport;
 use crate::admission::Seats;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::config::Config;
 use crate::metrics::ShardMetrics;
 use crate::pressure::Pressure;
@@ -177,9 +177,9 @@ impl ServerState {
     }
 
     /// The coordinator has come round.
-    pub(super) fn note_peak(&self) {
+    pub(super) fn note_peak(&self, now: Now) {
         self.peak.fetch_max(self.connections(), Ordering::Relaxed);
-        self.coordinator_turn_ms.store(self.clock.now().ms(), Ordering::Relaxed);
+        self.coordinator_turn_ms.store(now.ms(), Ordering::Relaxed);
     }
 
     pub(super) fn show(&self, report: ShutdownReport) {

@@ -3,6 +3,7 @@
 //! The bell is rung only when the shard sleeps. Invariant: a shard that is about to sleep first
 //! says so and then looks into its inbox once more, so a message is never left lying.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +11,18 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::message::ShardMessage;
 use crate::sys::event_fd::EventFd;
+
+/// What wakes a shard that sleeps.
+pub trait Bell: Send + Sync + fmt::Debug {
+    /// Completes the `Wake` operation of the shard's ring. Never blocks; ringing twice is as once.
+    fn ring(&self);
+}
+
+impl Bell for EventFd {
+    fn ring(&self) {
+        EventFd::ring(self);
+    }
+}
 
 /// The receiving end, owned by the shard.
 #[derive(Debug)]
@@ -23,7 +36,7 @@ pub struct Inbox {
 pub struct Postbox {
     messages: Sender<ShardMessage>,
     asleep: Arc<AtomicBool>,
-    bell: EventFd,
+    bell: Arc<dyn Bell>,
 }
 
 /// Why a message was not taken; the message comes back.
@@ -36,10 +49,10 @@ pub enum NotTaken {
 }
 
 /// Makes the two ends of an inbox with room for `capacity` messages.
-pub fn inbox(capacity: usize, bell: EventFd) -> (Postbox, Inbox) {
+pub fn inbox(capacity: usize, bell: impl Bell + 'static) -> (Postbox, Inbox) {
     let (sender, receiver) = bounded(capacity);
     let asleep = Arc::new(AtomicBool::new(false));
-    let postbox = Postbox { messages: sender, asleep: Arc::clone(&asleep), bell };
+    let postbox = Postbox { messages: sender, asleep: Arc::clone(&asleep), bell: Arc::new(bell) };
     (postbox, Inbox { messages: receiver, asleep })
 }
 

@@ -11,7 +11,6 @@ use super::board::Run;
 use super::in_progress::{InProgress, Outcome};
 use super::{Resource, Stage, timing};
 use crate::coordinator::report::{StageReport, StageResult};
-use crate::coordinator::stage::timestamp;
 
 /// Begins to close `resources`, which are sorted by their stages.
 pub(super) fn start(resources: Vec<Resource>, run: Arc<Run>) {
@@ -98,7 +97,7 @@ impl Closing {
             }
             _ => info!(resource = name, %stage, state = "closing", "Closing {name}"),
         }
-        let (started, started_at) = (Instant::now(), timestamp());
+        let (started, started_at) = (Instant::now(), format!("{:.3}", jiff::Timestamp::now()));
         let in_progress = InProgress::begin(close);
         Self { name, stage, started, started_at, timeout, in_progress }
     }

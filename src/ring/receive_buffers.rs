@@ -33,6 +33,17 @@ pub struct Received {
 }
 
 impl Received {
+    /// `len` bytes in buffer number `buffer`, for a ring outside this module. Each names a buffer
+    /// that the ring has lent and not got back; two of one buffer are a mistake of that ring.
+    pub const fn lent(buffer: u16, len: u32) -> Self {
+        Self { id: buffer, len }
+    }
+
+    /// The number of the buffer.
+    pub const fn buffer(&self) -> u16 {
+        self.id
+    }
+
     /// How many bytes.
     pub fn len(&self) -> usize {
         self.len as usize

@@ -14,6 +14,7 @@ use super::on_receive::Listen;
 use crate::admission::{RefusalReason, Room, SourceKey, Verdict};
 use crate::connection::{Facts, InFlight, State};
 use crate::coordinator::command::Command;
+use crate::environment::Environment;
 use crate::limits;
 use crate::mesh::message::ShardMessage;
 use crate::ring::{Operation, Ring, Token};
@@ -36,7 +37,7 @@ pub(super) const DRAINING: Verdict =
 const OVERLOAD: Verdict =
     Verdict::Refused { reason: RefusalReason::Overload, retry_after_ms: limits::RETRY_AFTER_MS };
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// Asks whether a connection of `source` is admitted. [`Verdict::Deferred`] means that the
     /// answer comes later, to [`Self::on_verdict`].
     pub(super) fn ask_admission(&mut self, token: Token, source: SourceKey) -> Verdict {

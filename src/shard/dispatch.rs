@@ -1,9 +1,10 @@
 //! Each completion goes to one file. One for a life of a slot that is over is dropped here.
 
 use super::Shard;
+use crate::environment::Environment;
 use crate::ring::{Completion, Operation, Outcome, Ring};
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     pub(super) fn dispatch(&mut self, completion: Completion) {
         let Completion { token, outcome } = completion;
         match outcome {

@@ -21,6 +21,7 @@ use crate::connection::deadline::Deadlines;
 use crate::connection::{Connection, Facts, State};
 use crate::coordinator::command::Command;
 use crate::coordinator::phase::Phase;
+use crate::environment::Environment;
 use crate::limits;
 use crate::mesh::message::{DrainOrder, PhaseOrder};
 use crate::ring::{FileSlot, Frame, Ring, Token};
@@ -118,7 +119,7 @@ impl Drain {
     }
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// The server has entered a phase.
     pub(super) fn enter(&mut self, order: PhaseOrder) {
         if order.epoch <= self.metrics.epoch.get() {
@@ -127,7 +128,7 @@ impl<R: Ring> Shard<R> {
         self.phase = order.phase;
         self.take_drain_order(&order);
         // Read anew: time that this turn has taken so far is not the clients'.
-        let now = self.clock.now();
+        let now = self.environment.now();
         if let Some(drain) = &mut self.drain {
             match order.phase {
                 Phase::Draining => {
@@ -359,7 +360,7 @@ impl<R: Ring> Shard<R> {
     }
 
     /// Counts whoever is left when the shard ends: closing its ring cuts them.
-    pub(super) fn account_for_rest(&mut self) {
+    pub fn account_for_rest(&mut self) {
         let left = self.drain.as_ref().map_or(0, |drain| drain.left);
         (0..left).for_each(|_| self.on_drained(DrainOutcome::Forced));
         self.let_go_of_all_sessions();
@@ -367,7 +368,7 @@ impl<R: Ring> Shard<R> {
 
     /// True when the coordinator has ended the shard and the backlog is empty: whoever was
     /// waiting has been told 503.
-    pub(super) fn is_finished(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         let Some(since) = self.drain.as_ref().and_then(|drain| drain.stopping_since) else {
             return false;
         };

@@ -4,10 +4,11 @@ use super::Shard;
 use super::on_close::Goodbye;
 use crate::close_reason::CloseReason;
 use crate::connection::State;
+use crate::environment::Environment;
 use crate::handler::Effect;
-use crate::ring::{Frame, Ring, Token};
+use crate::ring::{Frame, Token};
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     pub(super) fn apply_effects(&mut self, token: Token) {
         if self.effects.is_empty() {
             return;

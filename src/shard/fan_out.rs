@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::Shard;
 use crate::channels::registry::Visit;
 use crate::connection::{InFlight, State};
+use crate::environment::Environment;
 use crate::limits;
 use crate::metrics::ShardMetrics;
-use crate::ring::{FileSlot, Frame, Ring, Token};
+use crate::ring::{FileSlot, Frame, Token};
 use crate::websocket::deflate::{Outgoing, Window};
 
 /// A publication on its way to the connections of this shard.
@@ -75,7 +76,7 @@ enum Audience {
     Everybody { next: FileSlot },
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     pub(super) fn fan_out_to_channel(&mut self, channel: &str, frame: Arc<[u8]>) {
         if let Some(visit) = self.registry.begin_visit(channel) {
             let publication = Publication::new(frame);

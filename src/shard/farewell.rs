@@ -10,8 +10,9 @@ use super::Shard;
 use super::drain::Drain;
 use crate::admission::SourceKey;
 use crate::close_reason::DrainOutcome;
+use crate::environment::Environment;
 use crate::limits::DRAIN_SAMPLE;
-use crate::ring::{Frame, Ring, Token};
+use crate::ring::{Frame, Token};
 use crate::websocket::{Data, OpCode, frame};
 
 /// How many lines of each kind this shard may still write.
@@ -54,7 +55,7 @@ macro_rules! sampled {
     };
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// `server.shutdown`, with the time to come back (D22).
     pub(super) fn write_notice(&self, drain: &Drain, out: &mut Vec<u8>) {
         let mut notice = json!({

@@ -17,8 +17,9 @@ use super::connections::Connections;
 use crate::close_reason::CloseReason;
 use crate::connection::deadline::is_reached;
 use crate::connection::{Connection, Facts, State};
+use crate::environment::Environment;
 use crate::limits;
-use crate::ring::{Ring, Token};
+use crate::ring::Token;
 
 /// What a refused connection has for its request in any case, 192 to 256 ms: somebody who is slow
 /// for a moment is told why. In so long a time the descriptors kept for refusals are used once.
@@ -118,7 +119,7 @@ fn is_refused(connections: &Connections, token: Token) -> bool {
     is_half_open(connections, token) && connections.slot(token.slot).is_some_and(refused)
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// A connection was accepted; the oldest goes if that is one too many.
     pub(super) fn begin_half_open(&mut self, token: Token) {
         let connections = &self.connections;

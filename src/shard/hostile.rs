@@ -19,8 +19,9 @@ use super::connections::Connections;
 use super::half_open::Queue;
 use crate::close_reason::CloseReason;
 use crate::connection::State;
+use crate::environment::Environment;
 use crate::limits;
-use crate::ring::{FileSlot, Ring, Token};
+use crate::ring::{FileSlot, Token};
 
 /// Messages of clients that have begun and not ended, oldest first.
 #[derive(Debug)]
@@ -162,7 +163,7 @@ fn is_unfinished(connections: &Connections, token: Token) -> bool {
     })
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// After bytes of a client: what it holds of its message now, where it held `before`.
     pub(super) fn note_unfinished(&mut self, token: Token, before: usize) {
         let tick = self.tick;

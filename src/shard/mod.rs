@@ -41,10 +41,11 @@ use hashbrown::HashMap;
 
 use crate::admission::{Abroad, Admission, Owners};
 use crate::channels::registry::Registry;
-use crate::clock::{Clock, Now};
+use crate::clock::Now;
 use crate::coordinator::command::Command;
 use crate::coordinator::phase::Phase;
 use crate::coordinator::state::ServerState;
+use crate::environment::Environment;
 use crate::handler::{Effects, ShardRoutes};
 use crate::limits;
 use crate::mesh::inbox::Inbox;
@@ -72,11 +73,11 @@ use timers::Timers;
 use unadmitted::Unadmitted;
 
 /// What a shard is made of besides its ring.
-pub struct Parts {
+pub struct Parts<E: Environment> {
     /// Its number, from 0.
     pub index: usize,
-    /// Time.
-    pub clock: Clock,
+    /// Time, chance and processor time.
+    pub environment: E,
     /// Where its messages come in.
     pub inbox: Inbox,
     /// The way to the other shards.
@@ -101,11 +102,11 @@ pub struct Parts {
     pub hash: RandomState,
 }
 
-/// One shard, generic over its ring so that a simulation can run it.
-pub struct Shard<R: Ring> {
+/// One shard, generic over its environment so that a simulation can run it.
+pub struct Shard<E: Environment> {
     index: usize,
-    ring: R,
-    clock: Clock,
+    ring: E::Ring,
+    environment: E,
     inbox: Inbox,
     outbox: Outbox,
     commands: Sender<Command>,
@@ -150,10 +151,10 @@ pub struct Shard<R: Ring> {
     own_time: on_tick::OwnTime,
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// A shard that has not begun to accept.
-    pub fn new(ring: R, parts: Parts) -> Self {
-        let now = parts.clock.now();
+    pub fn new(ring: E::Ring, parts: Parts<E>) -> Self {
+        let now = parts.environment.now();
         let capacity = ring.file_capacity();
         let half_open = HalfOpen::new(parts.settings.half_open);
         let refusing = Refusing::new(&parts.settings);
@@ -166,7 +167,7 @@ impl<R: Ring> Shard<R> {
         Self {
             index: parts.index,
             ring,
-            clock: parts.clock,
+            environment: parts.environment,
             inbox: parts.inbox,
             abroad: Abroad::new(parts.outbox.shards()),
             outbox: parts.outbox,
@@ -214,14 +215,19 @@ impl<R: Ring> Shard<R> {
     /// # Errors
     /// Only what leaves the ring unusable.
     pub fn run(&mut self) -> io::Result<()> {
-        self.ring.start(Operation::Wake);
-        self.start_ticking();
-        self.begin_accepting();
+        self.begin();
         while !self.is_finished() {
             self.turn()?;
         }
         self.account_for_rest();
         Ok(())
+    }
+
+    /// Starts what every shard has in flight: the wake-up, the tick, its accepts.
+    pub fn begin(&mut self) {
+        self.ring.start(Operation::Wake);
+        self.start_ticking();
+        self.begin_accepting();
     }
 
     /// One turn of the loop.
@@ -231,6 +237,12 @@ impl<R: Ring> Shard<R> {
     pub fn turn(&mut self) -> io::Result<()> {
         let wait = self.sleep_time();
         self.ring.turn(wait)?;
+        self.act();
+        Ok(())
+    }
+
+    /// The part of a turn behind the wait: acts on what has completed and on what is due.
+    pub fn act(&mut self) {
         self.inbox.awake();
         self.look_at_the_clock();
         self.dispatch_some();
@@ -244,7 +256,6 @@ impl<R: Ring> Shard<R> {
         self.meet_deadlines();
         self.receive_some();
         self.note_turn();
-        Ok(())
     }
 
     /// As many completions as fit into a part of a turn, and as start what the kernel can begin in
@@ -257,7 +268,7 @@ impl<R: Ring> Shard<R> {
                 self.dispatch(completion);
             }
             let full = self.ring.unsubmitted() >= limits::STARTED_PER_TURN;
-            if full || self.clock.now().ns() >= end_ns {
+            if full || self.environment.now().ns() >= end_ns {
                 return;
             }
         }
@@ -265,7 +276,7 @@ impl<R: Ring> Shard<R> {
 
     /// How long the ring may sleep: not at all while work is left over, otherwise until
     /// something happens, a tick at the latest.
-    fn sleep_time(&mut self) -> Wait {
+    pub fn sleep_time(&mut self) -> Wait {
         let work_left = !self.fan_outs.is_empty()
             || !self.readable.is_empty()
             || !self.due.is_empty()

@@ -14,6 +14,7 @@ use super::Shard;
 use super::on_tick::ACCEPT_PAUSE_TICKS;
 use crate::admission::Verdict;
 use crate::connection::State;
+use crate::environment::Environment;
 use crate::limits;
 use crate::ring::{Accepted, Errno, Operation, Ring, Token};
 
@@ -80,7 +81,7 @@ const PASSING: [i32; 9] = [
     libc::EAFNOSUPPORT,
 ];
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// Keeps as many accepts in flight as there are descriptors for, up to the limit.
     pub(super) fn begin_accepting(&mut self) {
         // While many wait for the coordinator, more wait in the backlog.

@@ -10,6 +10,7 @@ use super::Shard;
 use super::on_receive::Listen;
 use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::connection::{Connection, Facts, InFlight, State};
+use crate::environment::Environment;
 use crate::limits::TICK_MS;
 use crate::ring::{Errno, Frame, Operation, Ring, Token};
 use crate::websocket::{Violation, close_frame};
@@ -25,7 +26,7 @@ pub(super) struct Goodbye<'a> {
     pub(super) patience: u32,
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// Begins the Close handshake from our side.
     pub(super) fn begin_close(&mut self, token: Token, goodbye: &Goodbye<'_>) {
         let nothing = self.spare_buffer();

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Shard;
+use crate::environment::Environment;
 use crate::limits;
 use crate::mesh::message::{Fault, ShardMessage};
-use crate::ring::Ring;
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     pub(super) fn take_messages(&mut self) {
         for _ in 0..limits::INBOX_PER_TURN {
             // While many publications are being worked on, more wait in the inbox, and its
@@ -49,7 +49,7 @@ impl<R: Ring> Shard<R> {
             }
             ShardMessage::Fault(Fault::Panic) => panic!("injected through the admin API"),
             ShardMessage::Fault(Fault::Stall(ms)) => {
-                std::thread::sleep(Duration::from_millis(ms));
+                self.environment.stall(Duration::from_millis(ms));
             }
         }
     }

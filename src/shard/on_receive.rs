@@ -9,6 +9,7 @@ use super::unadmitted::Standing;
 use crate::close_reason::CloseReason;
 use crate::connection::pongs::Pongs;
 use crate::connection::{Facts, InFlight, State};
+use crate::environment::Environment;
 use crate::handler::Inbound;
 use crate::http::refusal::{Refusal, Status};
 use crate::http::request::{Head, HeadScanner};
@@ -69,7 +70,7 @@ enum Ended {
     Violated(Violation),
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     pub(super) fn on_readable(&mut self, token: Token, result: Result<(), Errno>) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.in_flight.end(InFlight::WATCH);

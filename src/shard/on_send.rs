@@ -5,10 +5,11 @@ use super::on_receive::Listen;
 use crate::close_reason::CloseReason;
 use crate::connection::outbound::Outbound;
 use crate::connection::{Facts, InFlight, State};
+use crate::environment::Environment;
 use crate::limits;
 use crate::ring::{Errno, Frame, Operation, Ring, SendBatch, Token};
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// Sends a frame, now or behind what is on its way already.
     pub(super) fn send(&mut self, token: Token, frame: Frame) {
         let tick = self.tick;

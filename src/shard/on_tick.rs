@@ -5,9 +5,9 @@ use crate::clock::Now;
 use crate::close_reason::CloseReason;
 use crate::connection::deadline::{self, Due};
 use crate::connection::{Facts, State};
+use crate::environment::Environment;
 use crate::limits::{self, LONG_TURN_MS, TICK_MS};
-use crate::ring::{Frame, Ring, Token};
-use crate::sys::thread_time;
+use crate::ring::{Frame, Token};
 use crate::websocket::frame;
 use crate::websocket::{Control, OpCode};
 
@@ -31,18 +31,18 @@ pub(super) struct OwnTime {
 }
 
 impl OwnTime {
-    fn on_turn(&mut self, now: Now) {
+    fn on_turn(&mut self, now: Now, thread_ns: impl FnOnce() -> u64) {
         if now.ns().saturating_sub(self.at.ns()) >= LOOKED_AT_NS {
-            *self = Self { at: now, ns: thread_time::ns() };
+            *self = Self { at: now, ns: thread_ns() };
         }
     }
 
     /// How much of a turn that has taken `busy_ns` the thread was at work, at most.
-    fn of_turn(&self, busy_ns: u64) -> u64 {
+    fn of_turn(&self, busy_ns: u64, thread_ns: impl FnOnce() -> u64) -> u64 {
         if busy_ns < LOOKED_AT_NS {
             return busy_ns;
         }
-        busy_ns.min(thread_time::ns().saturating_sub(self.ns))
+        busy_ns.min(thread_ns().saturating_sub(self.ns))
     }
 }
 
@@ -57,15 +57,15 @@ pub(super) fn tick_at(now: Now, unseen_ms: u64) -> u32 {
     (now.ms().saturating_sub(unseen_ms) / TICK_MS) as u32
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     pub(super) fn look_at_the_clock(&mut self) {
-        let now = self.clock.now();
+        let now = self.environment.now();
         let gap_ms = now.since(self.now).as_millis() as u64;
         if gap_ms > PAUSE_MS {
             self.unseen_ms += gap_ms - TICK_MS;
         }
         self.gathering.note(now.since(self.now));
-        self.own_time.on_turn(now);
+        self.own_time.on_turn(now, || self.environment.thread_ns());
         self.now = now;
     }
 
@@ -149,10 +149,12 @@ impl<R: Ring> Shard<R> {
     }
 
     pub(super) fn note_turn(&mut self) {
-        let busy_ns = self.clock.now().ns().saturating_sub(self.now.ns());
+        let busy_ns = self.environment.now().ns().saturating_sub(self.now.ns());
         self.metrics.busy_ns.add(busy_ns);
         self.metrics.stall_max_ns.raise(busy_ns);
-        self.metrics.stall_own_max_ns.raise(self.own_time.of_turn(busy_ns));
+        self.metrics
+            .stall_own_max_ns
+            .raise(self.own_time.of_turn(busy_ns, || self.environment.thread_ns()));
         if busy_ns >= LONG_TURN_MS * 1_000_000 {
             self.metrics.long_turns.add(1);
             self.metrics.long_turn_ns.add(busy_ns);
@@ -168,9 +170,10 @@ mod tests {
     #[test]
     fn time_that_the_thread_did_not_run_is_not_its_own() {
         let mut own = OwnTime::default();
-        own.on_turn(Now::from_ms(5));
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        assert!(own.of_turn(200_000_000) < 100_000_000);
-        assert_eq!(own.of_turn(999_999), 999_999, "too short to be looked at");
+        own.on_turn(Now::from_ms(5), || 7_000_000);
+        assert_eq!(own.of_turn(200_000_000, || 9_500_000), 2_500_000);
+        assert_eq!(own.of_turn(2_000_000, || 90_000_000), 2_000_000, "no more than the turn");
+        let unread = || panic!("a turn too short to be looked at costs no system call");
+        assert_eq!(own.of_turn(999_999, unread), 999_999);
     }
 }

@@ -17,6 +17,7 @@ use crate::admission::RefusalReason;
 use crate::client_address::Provenance;
 use crate::close_reason::CloseReason;
 use crate::connection::{Facts, State};
+use crate::environment::Environment;
 use crate::limits;
 use crate::mesh::message::{Handed, ShardMessage};
 use crate::metrics::ShardMetrics;
@@ -80,7 +81,7 @@ fn is_lumpy(own: u64, lightest: u64) -> bool {
     own > lightest + limits::PLACEMENT_SLACK.max(lightest / 16)
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// Connections that this shard can hold and still answer those that it refuses.
     pub(super) fn seats(&self) -> u32 {
         let files = self.ring.file_capacity();

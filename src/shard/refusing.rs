@@ -16,6 +16,7 @@ use crate::admission::{HeavyHitters, Ladder, RefusalReason, Rung};
 use crate::close_reason::CloseReason;
 use crate::connection::State;
 use crate::connection::deadline::is_reached;
+use crate::environment::Environment;
 use crate::http::request::{Head, HeadScanner};
 use crate::http::{response, upgrade};
 use crate::ring::{Frame, Received, Ring, Token};
@@ -56,7 +57,7 @@ impl Refusing {
     }
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// Nobody is accepted for a moment.
     pub(super) fn is_silent(&self) -> bool {
         self.refusing.silent_until.is_some_and(|until| !is_reached(until, self.tick))

@@ -19,13 +19,13 @@ use super::on_close::Goodbye;
 use crate::close_reason::CloseReason;
 use crate::connection::{Facts, State};
 use crate::coordinator::state::ServerState;
+use crate::environment::Environment;
 use crate::limits::MAX_CHANNELS_PER_CONNECTION;
-use crate::ring::{FileSlot, Frame, Ring, Token};
+use crate::ring::{FileSlot, Frame, Token};
 use crate::sessions::directory::Holder;
 use crate::sessions::id::SessionId;
 use crate::sessions::keeper::{Found, Order, Shortfall};
 use crate::sessions::record::Record;
-use crate::sys::random;
 use crate::websocket::{Data, OpCode, frame};
 
 /// The close code of a connection whose session another one has.
@@ -60,7 +60,13 @@ impl Sessions {
     }
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
+    fn issue_session(&mut self) -> io::Result<SessionId> {
+        let mut bytes = [0; 16];
+        self.environment.fill_random(&mut bytes)?;
+        Ok(SessionId::issue(bytes))
+    }
+
     /// A connection that has been upgraded asks for a session, or for a new one.
     pub(super) fn begin_session(
         &mut self,
@@ -68,7 +74,7 @@ impl<R: Ring> Shard<R> {
         id: Option<SessionId>,
         channels: Vec<String>,
     ) {
-        let id = match id.map_or_else(issue, Ok) {
+        let id = match id.map_or_else(|| self.issue_session(), Ok) {
             Ok(id) => id,
             Err(error) => {
                 debug!(%error, "no random bytes, so no session");
@@ -208,10 +214,4 @@ impl<R: Ring> Shard<R> {
     fn holder(&self, token: Token) -> Holder {
         Holder { shard: self.index as u16, token }
     }
-}
-
-fn issue() -> io::Result<SessionId> {
-    let mut bytes = [0; 16];
-    random::fill(&mut bytes)?;
-    Ok(SessionId::issue(bytes))
 }

@@ -8,8 +8,9 @@ use super::drain::Drain;
 use super::on_close;
 use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::connection::{Facts, State};
+use crate::environment::Environment;
 use crate::limits;
-use crate::ring::{FileSlot, Ring};
+use crate::ring::FileSlot;
 
 /// The way through the connections of a cancelled drain.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Staying {
     end: FileSlot,
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     pub(super) fn begin_staying(&mut self, cancelled: &Drain) {
         let noticed_before = cancelled.noticed_before();
         self.staying = Some(Staying { next: 0, noticed_before, end: cancelled.end() });

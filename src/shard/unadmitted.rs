@@ -14,6 +14,7 @@ use crate::client_address::{ClientAddress, forwarded};
 use crate::close_reason::CloseReason;
 use crate::config::ProxyProtocol;
 use crate::connection::State;
+use crate::environment::Environment;
 use crate::http::refusal::Refusal;
 use crate::http::request::HeadScanner;
 use crate::limits;
@@ -42,7 +43,7 @@ pub(super) enum Standing {
     Refused,
 }
 
-impl<R: Ring> Shard<R> {
+impl<E: Environment> Shard<E> {
     /// Whether this one may wait, so that those who wait leave descriptors to everybody else.
     pub(super) fn room_for_unadmitted(&self) -> Result<(), (RefusalReason, u64)> {
         let beyond = limits::UNADMITTED_BEYOND.min(self.ring.file_capacity() as usize / 8);
