@@ -19,6 +19,7 @@ pub mod connection;
 pub mod coordinator;
 pub mod doctor;
 pub mod environment;
+pub mod escape;
 pub mod exit_code;
 pub mod handler;
 pub mod http;
