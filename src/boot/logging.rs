@@ -8,6 +8,7 @@ use std::panic;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
+use super::log_format::{EscapedJson, HumanFields};
 use crate::config::LogFormat;
 
 /// Starts logging to standard error. In a program that has set up logging already, that stays.
@@ -20,9 +21,10 @@ pub(super) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = if human {
-        logs.with_target(false).with_ansi(io::stderr().is_terminal()).try_init()
+        let logs = logs.with_target(false).with_ansi(io::stderr().is_terminal());
+        logs.fmt_fields(HumanFields).try_init()
     } else {
-        logs.json().flatten_event(true).try_init()
+        logs.json().flatten_event(true).map_event_format(EscapedJson).try_init()
     };
     if started.is_ok() {
         log_panics();

@@ -6,6 +6,7 @@
 
 pub(crate) mod capacity;
 mod handle;
+mod log_format;
 mod logging;
 mod redis;
 mod report_file;
