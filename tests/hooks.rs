@@ -1,27 +1,32 @@
 //! Commands of the configuration that run at a shutdown of the real server: before the drain and
 //! after it, in their time; one that fails or hangs is named by the log, the report, the metrics
-//! of the next start and the exit code, and holds nobody up.
+//! of the next start and the exit code, and holds nobody up. None learns a secret.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::server::{Server, text};
+use support::server::{Server, command, text};
 use support::wire::{CLOSE, Client, End, FIN, Next, close_payload, frame};
 use support::{eventually, http};
 
 /// A server with these hooks, which writes its report.
 fn start(hooks: &Value, report: &Path, settings: &[&str]) -> Server {
+    Server::from_command(serving(hooks, report, settings))
+}
+
+fn serving(hooks: &Value, report: &Path, settings: &[&str]) -> Command {
     let hooks = format!("shutdown.hooks={hooks}");
     let report = format!("shutdown.report_file={}", report.display());
     let mut all = vec!["server.shards=2", hooks.as_str(), report.as_str()];
     all.extend_from_slice(settings);
-    Server::start(&all)
+    command(&all)
 }
 
 fn shell(name: &str, stage: &str, timeout_ms: u64, script: &str) -> Value {
@@ -141,4 +146,66 @@ fn a_forced_shutdown_does_not_wait_for_hooks() {
     let expected =
         [("before:fails", "failed"), ("before:slow", "timed_out"), ("last:slow", "timed_out")];
     assert_eq!(hooks_of(&report), expected.map(named));
+}
+
+/// In each stage: what the server was given for itself is not passed on, wherever it came from, but
+/// for what everybody needs and what the hook asks for by name. Nor are its files and sockets.
+#[test]
+fn a_hook_is_given_a_short_environment_and_nothing_that_is_open() {
+    const STAGES: [&str; 6] = ["before", "background", "cache", "database", "external", "last"];
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let hooks: Vec<Value> = STAGES
+        .iter()
+        .map(|stage| {
+            let script = format!(
+                "tr '\\0' '\\n' </proc/$$/environ >{0}; ls /proc/$$/fd >{0}.open",
+                at(stage).display()
+            );
+            let mut hook = shell(stage, stage, 5_000, &script);
+            hook["environment"] = json!(["REGION", "NOT_SET"]);
+            hook
+        })
+        .collect();
+    let mut serving = serving(&json!(hooks), &at("report.json"), &["shutdown.notice_ms=50"]);
+    let path = std::env::var("PATH").unwrap();
+    serving.envs([
+        ("PATH", path.as_str()),
+        ("HOME", "/nonexistent"),
+        ("TZ", "UTC"),
+        ("REGION", "north"),
+        ("TIDEGATE_ADMIN__TOKEN", "0123456789abcdef0123456789abcdef"),
+        ("REDIS_URL", "redis://:password@127.0.0.1:1"),
+        ("DATABASE_URL", "postgres://user:password@database/"),
+        ("CREDENTIALS_DIRECTORY", "/run/credentials/tidegate.service"),
+        ("NOTIFY_SOCKET", "/nonexistent"),
+        ("BASH_ENV", "/nonexistent"),
+    ]);
+    let mut server = Server::from_command(serving);
+    server.signal(Signal::TERM);
+    server.wait();
+    for stage in STAGES {
+        let text = std::fs::read_to_string(at(stage)).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        let path = format!("PATH={path}");
+        assert_eq!(lines, ["HOME=/nonexistent", &path, "REGION=north", "TZ=UTC"], "{stage}");
+        // Standard input, output and error, and the shell's own for what it redirects.
+        let open = std::fs::read_to_string(at(&format!("{stage}.open"))).unwrap();
+        let inherited = open.lines().filter(|fd| fd.parse::<u32>().unwrap() < 10);
+        assert_eq!(inherited.collect::<Vec<_>>(), ["0", "1", "2"], "{stage}");
+    }
+}
+
+/// A secret is not handed on even to a hook that asks for it, under any of its names.
+#[test]
+fn a_hook_that_asks_for_a_secret_is_refused_at_the_start() {
+    for name in ["TIDEGATE_ADMIN__TOKEN", "TIDEGATE_REDIS__URL", "REDIS_URL"] {
+        let mut hook = shell("curious", "last", 1_000, "true");
+        hook["environment"] = json!(["HOME", name]);
+        let output = command(&[&format!("shutdown.hooks=[{hook}]")]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains(&format!("curious: environment has {name}")), "{said}");
+    }
 }

@@ -204,7 +204,8 @@ fn register(
     let shutdown = &config.shutdown;
     state.resources.set_times(shutdown.resource_timeout_ms, shutdown.background_ms);
     let hooks = shutdown.hooks.iter().cloned().map(|hook| {
-        let resource = Resource::command(hook.name, hook.stage, hook.command);
+        let resource =
+            Resource::command(hook.name, hook.stage, hook.command).environment(hook.environment);
         match hook.timeout_ms {
             Some(ms) => resource.timeout(Duration::from_millis(ms)),
             None => resource,

@@ -42,6 +42,11 @@ pub(super) fn lookup<'a>(environment: &'a [(OsString, OsString)], name: &str) ->
     (!value.is_empty()).then_some(value.as_os_str())
 }
 
+/// Whether the value of this variable is, for this program, a secret.
+pub(super) fn is_secret(name: &str) -> bool {
+    find(name).is_some_and(|found| found.key.is_secret())
+}
+
 /// Native names first, so that they are the source that is shown when a legacy name says the
 /// same; by name within each, so that two starts give the same messages.
 fn in_order(environment: &[(OsString, OsString)]) -> Vec<(String, &OsStr)> {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::environment;
 use super::rule::{Fault, Hint};
 use crate::limits::RESOURCES;
 use crate::resources::Stage;
@@ -25,10 +26,15 @@ pub struct ShutdownHook {
     /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Names of variables of the server's environment that it is given besides those that every
+    /// hook is given; none that holds a secret of the configuration.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub environment: Vec<String>,
 }
 
-const KEYS: [&str; 4] = ["name", "command", "stage", "timeout_ms"];
+const KEYS: [&str; 5] = ["name", "command", "stage", "timeout_ms", "environment"];
 const NAME_CHARS_MAX: usize = 64;
+const VARIABLES_MAX: usize = 64;
 const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 10..=600_000;
 
 /// What hooks look like, for messages.
@@ -38,7 +44,8 @@ pub(super) fn allowed() -> String {
         "tables, as in [[shutdown.hooks]] name = \"deregister\" command = [\"/usr/bin/curl\", \
          \"-fsS\", \"http://registry/leave\"] stage = \"before\" timeout_ms = 2000, or outside \
          the file the same as a JSON list; stage is one of {stages} (last if it is left out), \
-         timeout_ms is {} to {} (shutdown.resource_timeout_ms if it is left out)",
+         timeout_ms is {} to {} (shutdown.resource_timeout_ms if it is left out), environment \
+         names variables of the server's that the command is given as well",
         TIMEOUT_MS.start(),
         TIMEOUT_MS.end()
     )
@@ -151,7 +158,36 @@ fn read_one(written: &Written) -> Result<ShutdownHook, (String, String)> {
         let (least, most) = (TIMEOUT_MS.start(), TIMEOUT_MS.end());
         return Err(wrong(format!("timeout_ms takes {least} to {most}")));
     }
-    Ok(ShutdownHook { name: name.to_owned(), command, stage, timeout_ms })
+    let environment = match value("environment") {
+        None => Vec::new(),
+        Some(names) => variables(names).map_err(wrong)?,
+    };
+    Ok(ShutdownHook { name: name.to_owned(), command, stage, timeout_ms, environment })
+}
+
+/// Names of variables, none of which may hold a secret.
+fn variables(value: &serde_json::Value) -> Result<Vec<String>, String> {
+    let is_name = |name: &String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        (1..=NAME_CHARS_MAX).contains(&name.len())
+            && name.chars().all(plain)
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let names =
+        texts(value).filter(|names| names.len() <= VARIABLES_MAX && names.iter().all(is_name));
+    let names = names.ok_or_else(|| {
+        format!(
+            "environment takes a list of at most {VARIABLES_MAX} names of variables, each of 1 to \
+             {NAME_CHARS_MAX} letters, digits and _"
+        )
+    })?;
+    match names.iter().find(|name| environment::is_secret(name)) {
+        None => Ok(names),
+        Some(name) => Err(format!(
+            "environment has {name}, which is a secret of the server's; name a file that the \
+             command reads instead"
+        )),
+    }
 }
 
 fn texts(value: &serde_json::Value) -> Option<Vec<String>> {
@@ -171,11 +207,17 @@ mod tests {
             command: vec!["true".to_owned()],
             stage: Stage::Last,
             timeout_ms: None,
+            environment: Vec::new(),
         };
         assert_eq!(hooks, [expected]);
         let shown = super::super::value::Value::Hooks(hooks.clone()).to_string();
         assert_eq!(read_text(&shown), Ok(hooks));
         assert_eq!(read_text(" "), Ok(Vec::new()));
+        let text = r#"[{"name": "a", "command": ["x"], "environment": ["AWS_REGION", "_x1"]}]"#;
+        let hooks = read_text(text).unwrap();
+        assert_eq!(hooks[0].environment, ["AWS_REGION", "_x1"]);
+        let shown = super::super::value::Value::Hooks(hooks.clone()).to_string();
+        assert_eq!(read_text(&shown), Ok(hooks));
     }
 
     #[test]
@@ -187,6 +229,26 @@ mod tests {
             (r#"[{"name": "a", "command": "true"}]"#, "a: command takes"),
             (r#"[{"name": "a", "command": ["x"], "stage": "end"}]"#, "a: stage is one of before,"),
             (r#"[{"name": "a", "command": ["x"], "timeout_ms": 9}]"#, "a: timeout_ms takes 10 to"),
+            (
+                r#"[{"name": "a", "command": ["x"], "environment": "HOME"}]"#,
+                "a: environment takes a list",
+            ),
+            (
+                r#"[{"name": "a", "command": ["x"], "environment": ["A=b"]}]"#,
+                "a: environment takes a list",
+            ),
+            (
+                r#"[{"name": "a", "command": ["x"], "environment": ["1A"]}]"#,
+                "a: environment takes a list",
+            ),
+            (
+                r#"[{"name": "a", "command": ["x"], "environment": ["TIDEGATE_ADMIN__TOKEN"]}]"#,
+                "a: environment has TIDEGATE_ADMIN__TOKEN, which is a secret",
+            ),
+            (
+                r#"[{"name": "a", "command": ["x"], "environment": ["A", "REDIS_URL"]}]"#,
+                "a: environment has REDIS_URL, which is a secret",
+            ),
             (r#"[{"name": "a", "command": ["x"], "when": 1}]"#, "a: \"when\" is not one of name,"),
             (
                 r#"[{"name": "a", "command": ["x"]}, {"name": "a", "command": ["y"]}]"#,

@@ -432,7 +432,10 @@ keys! {
         /// name, a command (no shell), a stage and a time, after which it is killed together with
         /// what it has started; the next one runs whatever became of it. Stage before runs while
         /// connections are still accepted, the others after the connections have left. Arguments
-        /// are shown by the admin API and in lists of processes; keep passwords in files.
+        /// are shown by the admin API and in lists of processes; keep passwords in files. A
+        /// command's environment is PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_ALL, TZ and TMPDIR
+        /// as the server has them, and what its environment = ["NAME"] lists; never a secret of
+        /// this configuration.
         hooks: Vec<ShutdownHook> = Text(""), Rule::Hooks, "";
     }
 

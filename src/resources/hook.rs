@@ -1,5 +1,8 @@
 //! A command as a resource: a process in a group of its own, so that what it has started can be
 //! ended with it.
+//!
+//! Its environment is made from a list of names: the environment of the server holds secrets,
+//! which programs print, log and hand on.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -14,6 +17,11 @@ use super::in_progress::Outcome;
 use crate::limits::HOOK_LAST_WORDS_BYTES;
 use crate::sys::process_group;
 
+/// Variables that every command is given as far as the server has them: where programs and files
+/// are, who runs it, and in which language and time zone.
+const ENVIRONMENT: [&str; 9] =
+    ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+
 /// How often the process is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -21,9 +29,10 @@ const LOOK: Duration = Duration::from_millis(5);
 /// pipe open for ever.
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
-/// Runs the command to its end, or kills it and its group when it is given up.
-pub(super) fn run(argv: &[String], given_up: &AtomicBool) -> Outcome {
-    let mut child = match spawn(argv) {
+/// Runs the command to its end, or kills it and its group when it is given up. `environment` are
+/// the names of variables that it is given besides [`ENVIRONMENT`].
+pub(super) fn run(argv: &[String], environment: &[String], given_up: &AtomicBool) -> Outcome {
+    let mut child = match spawn(argv, environment) {
         Ok(child) => child,
         Err(error) => return Outcome::Failed(format!("it cannot be started: {error}")),
     };
@@ -46,10 +55,13 @@ pub(super) fn run(argv: &[String], given_up: &AtomicBool) -> Outcome {
     }
 }
 
-fn spawn(argv: &[String]) -> std::io::Result<Child> {
+fn spawn(argv: &[String], environment: &[String]) -> std::io::Result<Child> {
     let (program, arguments) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let names = ENVIRONMENT.into_iter().chain(environment.iter().map(String::as_str));
     Command::new(program)
         .args(arguments)
+        .env_clear()
+        .envs(names.filter_map(|name| Some((name, std::env::var_os(name)?))))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -75,7 +75,7 @@ impl Close {
         match self {
             Self::Blocking(close) => close().into(),
             Self::Async(close) => complete(close, given_up),
-            Self::Command(argv) => hook::run(&argv, given_up),
+            Self::Command { argv, environment } => hook::run(&argv, &environment, given_up),
         }
     }
 }

@@ -118,7 +118,7 @@ enum Close {
     /// Likewise, but a time-out drops the future.
     Async(ClosingFuture),
     /// A process, killed with its group by a time-out.
-    Command(Vec<String>),
+    Command { argv: Vec<String>, environment: Vec<String> },
 }
 
 /// Something to close at a shutdown.
@@ -172,8 +172,22 @@ impl Resource {
     /// A command: the program and its arguments, without a shell. It succeeds with exit code 0.
     /// It runs in a process group of its own, which is killed if its time is over; the last line
     /// that it wrote to standard error is in the log.
+    ///
+    /// Its environment is `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `LANG`, `LC_ALL`, `TZ` and
+    /// `TMPDIR` of this process as far as they are set; what else this process was given, secrets
+    /// among it, is not passed on but for [`Self::environment`].
     pub fn command(name: impl Into<String>, stage: Stage, argv: Vec<String>) -> Self {
-        Self::new(name, stage, Close::Command(argv))
+        Self::new(name, stage, Close::Command { argv, environment: Vec::new() })
+    }
+
+    /// A command with these variables of the process besides. Other resources have no environment
+    /// of their own.
+    #[must_use]
+    pub fn environment(mut self, names: Vec<String>) -> Self {
+        if let Close::Command { environment, .. } = &mut self.close {
+            *environment = names;
+        }
+        self
     }
 
     fn new(name: impl Into<String>, stage: Stage, close: Close) -> Self {

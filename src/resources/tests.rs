@@ -53,6 +53,18 @@ fn stages_come_in_order_and_one_resource_after_the_other() {
     assert_eq!((names.len(), names.last().unwrap().as_str()), (10, "last:2"));
 }
 
+/// Cargo tells tests the name of the package by a variable, which stands for any here.
+#[test]
+fn a_command_knows_of_the_environment_what_it_asks_for() {
+    let board = Board::default();
+    let is_empty = "test -z \"$CARGO_PKG_NAME\"";
+    board.register(shell("modest", is_empty)).unwrap();
+    let asks = shell("asks", is_empty).environment(vec!["CARGO_PKG_NAME".to_owned()]);
+    board.register(asks).unwrap();
+    let reports = close(&board, LONG);
+    assert_eq!(results(&reports), [("modest", StageResult::Done), ("asks", StageResult::Failed)]);
+}
+
 /// S1.6 to S1.8: each is told before any is waited for.
 #[test]
 fn background_tasks_end_beside_each_other() {
