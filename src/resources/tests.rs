@@ -62,7 +62,10 @@ fn a_command_knows_of_the_environment_what_it_asks_for() {
     let asks = shell("asks", is_empty).environment(vec!["CARGO_PKG_NAME".to_owned()]);
     board.register(asks).unwrap();
     let reports = close(&board, LONG);
-    assert_eq!(results(&reports), [("modest", StageResult::Done), ("asks", StageResult::Failed)]);
+    assert_eq!(
+        results(&reports),
+        [("last:modest", StageResult::Done), ("last:asks", StageResult::Failed)]
+    );
 }
 
 /// S1.6 to S1.8: each is told before any is waited for.
