@@ -109,6 +109,7 @@ pub fn plan(terms: &Terms, caps: &StageCaps, at: Position) -> (DrainOrder, Drain
         close_code: terms.close_code,
         close_timeout_ms: caps.close_timeout,
         last_moment_ms: caps.last_moment(),
+        last_answers_ms: caps.last_answers(),
         patience_until_ms: if at.is_paused { u64::MAX } else { at.now_ms + window },
     };
     let reconnect = ReconnectReport {

@@ -28,6 +28,8 @@ pub struct StageCaps {
 const FORCE_MS: u64 = 1_000;
 /// Of that: the moment for the last Close.
 const LAST_MOMENT_MS: u64 = 300;
+/// How long refused connections may take to read their answer when the listeners close.
+const LAST_ANSWERS_MS: u64 = 500;
 /// What flushing needs at most.
 const FLUSH_MS: u64 = 1_000;
 
@@ -157,6 +159,12 @@ impl StageCaps {
     pub fn last_moment(&self) -> u64 {
         LAST_MOMENT_MS.min(self.force / 3)
     }
+
+    /// The part of flushing in which the last refused connections can read their answer; the rest
+    /// is for the shards' threads to end.
+    pub fn last_answers(&self) -> u64 {
+        LAST_ANSWERS_MS.min(self.flush * 3 / 5)
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +178,7 @@ mod tests {
         assert_eq!((caps.pre_drain, caps.notice, caps.drain), (0, 500, 15_000));
         assert_eq!((caps.close_timeout, caps.deadline), (5_000, 30_000));
         assert_eq!((caps.pace_window(), caps.last_moment()), (10_000, 300));
+        assert_eq!(caps.last_answers(), 500);
     }
 
     fn sum(caps: &StageCaps) -> u64 {

@@ -139,6 +139,9 @@ pub struct DrainOrder {
     /// When connections are forced: how long they have to read their Close before they are cut,
     /// in milliseconds.
     pub last_moment_ms: u64,
+    /// When the listeners close: how long the last refused connections have to read their answer
+    /// before the shard ends, in milliseconds.
+    pub last_answers_ms: u64,
     /// On the server's clock, in milliseconds: from then on a connection in the middle of a
     /// message is not waited for any more.
     pub patience_until_ms: u64,

@@ -30,9 +30,8 @@ use crate::ring::{FileSlot, Frame, Ring, Token};
 pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// When the listener lets nobody begin any more: the time that connections which have begun get
-/// to complete, and at most to be answered.
+/// to complete. How long they may take to be answered is in the order.
 const LAST_ARRIVALS_MS: u64 = 50;
-const LAST_ANSWERS_MS: u64 = 500;
 
 /// The drain of this shard.
 #[derive(Debug)]
@@ -369,11 +368,11 @@ impl<E: Environment> Shard<E> {
     /// True when the coordinator has ended the shard and the backlog is empty: whoever was
     /// waiting has been told 503.
     pub fn is_finished(&self) -> bool {
-        let Some(since) = self.drain.as_ref().and_then(|drain| drain.stopping_since) else {
-            return false;
-        };
+        let Some(drain) = &self.drain else { return false };
+        let Some(since) = drain.stopping_since else { return false };
         let waited_ms = self.now.since(since).as_millis() as u64;
         let all_gone = self.connections.live() == 0 && self.ring.backlog_is_empty();
-        waited_ms >= LAST_ARRIVALS_MS && all_gone || waited_ms >= LAST_ANSWERS_MS
+        let arrived = waited_ms >= LAST_ARRIVALS_MS.min(drain.order.last_answers_ms);
+        arrived && all_gone || waited_ms >= drain.order.last_answers_ms
     }
 }
