@@ -173,6 +173,29 @@ impl ShardMetrics {
         self.drain_outcomes[index].get().wrapping_sub(self.drain_outcomes_before[index].get())
     }
 
+    /// The shard has died and its connections with it: their ends are counted, what it held is
+    /// nothing any more. Called by its thread, last of all.
+    pub fn lose_everything(&self) {
+        let lost = self.connections.get();
+        self.closed[CloseReason::ShardFailed.index()].add(lost);
+        self.handshakes_ended[CloseReason::ShardFailed.index()].add(self.handshaking.get());
+        let gauges = [
+            &self.connections,
+            &self.open_since_ms,
+            &self.handshaking,
+            &self.subscriptions,
+            &self.queued_bytes,
+            &self.tracked_sources,
+            &self.limited_sources,
+            &self.admitted,
+            &self.slots_granted,
+            &self.tokens_held,
+        ];
+        gauges.iter().for_each(|gauge| gauge.set(0));
+        let unaccounted = self.drain_started_with.get().saturating_sub(self.drained());
+        self.drain_outcomes[DrainOutcome::Reset.index()].add(unaccounted);
+    }
+
     /// How many connections of the last drain have had any outcome.
     pub fn drained(&self) -> u64 {
         DrainOutcome::ALL.map(|outcome| self.drained_by(outcome)).iter().sum()

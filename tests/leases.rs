@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "leases/mod.rs"]
 mod simulation;
 
 use std::any::Any;

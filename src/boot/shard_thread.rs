@@ -15,7 +15,6 @@ use tracing::warn;
 use super::NotStarted;
 use super::capacity::Capacity;
 use crate::admission::{Admission, AdmissionPlan, Owners};
-use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::config::Config;
 use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::state::ServerState;
@@ -24,7 +23,6 @@ use crate::handler::Routes;
 use crate::limits;
 use crate::mesh::inbox::{Inbox, Postbox, inbox};
 use crate::mesh::outbox::Outbox;
-use crate::metrics::ShardMetrics;
 use crate::ring::{KernelRing, Neighbours, RingSettings, probe};
 use crate::shard::settings::Settings;
 use crate::shard::{Parts, Shard};
@@ -158,7 +156,7 @@ impl Seed {
             Err(panic) => ShardFailure::Panic(message_of(panic.as_ref())),
         };
         // Unwinding has dropped the ring, and with it every connection of the shard.
-        account_for_lost(&metrics);
+        metrics.lose_everything();
         let thread = format!("shard {index}");
         let _ = commands.send(Command::ThreadDied { thread, shard: Some(index), cause: failure });
     }
@@ -214,28 +212,6 @@ impl Seed {
         };
         Ok((ring, parts))
     }
-}
-
-/// The connections of a shard that died are closed; their ends are counted here.
-fn account_for_lost(metrics: &ShardMetrics) {
-    let lost = metrics.connections.get();
-    metrics.closed[CloseReason::ShardFailed.index()].add(lost);
-    metrics.handshakes_ended[CloseReason::ShardFailed.index()].add(metrics.handshaking.get());
-    let gauges = [
-        &metrics.connections,
-        &metrics.open_since_ms,
-        &metrics.handshaking,
-        &metrics.subscriptions,
-        &metrics.queued_bytes,
-        &metrics.tracked_sources,
-        &metrics.limited_sources,
-        &metrics.admitted,
-        &metrics.slots_granted,
-        &metrics.tokens_held,
-    ];
-    gauges.iter().for_each(|gauge| gauge.set(0));
-    let unaccounted = metrics.drain_started_with.get().saturating_sub(metrics.drained());
-    metrics.drain_outcomes[DrainOutcome::Reset.index()].add(unaccounted);
 }
 
 /// The message of a panic.

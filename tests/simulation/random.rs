@@ -1,7 +1,7 @@
 //! Numbers that follow from a seed alone (SplitMix64), so that every run can be repeated.
 
 /// The state after so many numbers.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {

@@ -11,6 +11,7 @@ pub(crate) mod books;
 pub(crate) mod coordinator;
 pub(crate) mod mutant;
 pub(crate) mod quiet;
+#[path = "../simulation/random.rs"]
 pub(crate) mod random;
 pub(crate) mod shard;
 pub(crate) mod steps;
