@@ -1,4 +1,5 @@
-//! `docs/attacks.md` names a test for each attack, and each test that it names exists.
+//! `docs/attacks.md` names a test for each attack, `docs/threat-model.md` a test or a place for each
+//! claim, and each test that they name exists.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -38,6 +39,32 @@ fn exists(files: &[PathBuf], module: &str, test: &str) -> bool {
     })
 }
 
+/// The tests that a cell names.
+fn tests_in(cell: &str) -> Vec<(&str, &str)> {
+    cell.split('`').skip(1).step_by(2).filter_map(|name| name.split_once("::")).collect()
+}
+
+#[test]
+fn every_claim_names_what_upholds_it_and_every_such_test_exists() {
+    let mut files = Vec::new();
+    collect(&root().join("src"), &mut files);
+    collect(&root().join("tests"), &mut files);
+    let text = fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let mut claims = 0;
+    for section in text.split("\n| claim | upheld by |\n|---|---|\n").skip(1) {
+        for row in section.lines().take_while(|line| line.starts_with("| ")) {
+            let cells: Vec<_> = row.trim_matches('|').split('|').collect();
+            assert_eq!(cells.len(), 2, "{row}");
+            assert!(cells[1].contains(['`', '[']), "nothing upholds: {row}");
+            for (module, test) in tests_in(row) {
+                assert!(exists(&files, module, test), "there is no {module}::{test}: {row}");
+            }
+            claims += 1;
+        }
+    }
+    assert!(claims >= 30, "{claims} claims");
+}
+
 #[test]
 fn every_test_that_is_named_exists_and_every_row_names_two() {
     let mut files = Vec::new();
@@ -49,12 +76,7 @@ fn every_test_that_is_named_exists_and_every_row_names_two() {
         let cells: Vec<_> = row.trim_matches('|').split('|').collect();
         assert_eq!(cells.len(), 4, "{row}");
         for cell in &cells[2..] {
-            let names: Vec<_> = cell
-                .split('`')
-                .skip(1)
-                .step_by(2)
-                .filter_map(|name| name.split_once("::"))
-                .collect();
+            let names = tests_in(cell);
             assert!(!names.is_empty(), "no test: {row}");
             for (module, test) in names {
                 if !exists(&files, module, test) {
