@@ -270,6 +270,18 @@ fn what_cannot_be_started_is_said_and_leaves_nothing() {
     let error = Server::new(config).start().unwrap_err();
     assert!(error.to_string().contains("needs admin.token"), "{error}");
     eventually("what had been started ends", || threads().is_empty());
+    // A handler that cannot be made, on the shard's own thread.
+    let error = Server::new(self::config())
+        .handler("/reverse", || -> Reverse { panic!("on purpose") })
+        .start()
+        .unwrap_err();
+    assert!(error.to_string().contains("panicked: on purpose"), "{error}");
+    eventually("the shards end", || threads().is_empty());
+    let mut config = self::config();
+    config.server.allowed_origins = vec!["https://example.com/chat".to_owned()];
+    let error = Server::new(config).start().unwrap_err();
+    assert!(error.to_string().contains("server.allowed_origins"), "{error}");
+    assert_eq!(error.exit_code(), 78);
 }
 
 /// Log lines as the program's logger sees them.

@@ -104,10 +104,9 @@ pub(super) fn start_with(
     let (ready, is_ready) = crossbeam_channel::bounded(1);
     let commands = context.commands.clone();
     let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
-        let runtime = monoio::RuntimeBuilder::<FusionDriver>::new()
-            .enable_timer()
-            .with_entries(RING_ENTRIES)
-            .build();
+        let builder = monoio::RuntimeBuilder::<FusionDriver>::new();
+        let build = || builder.enable_timer().with_entries(RING_ENTRIES).build();
+        let runtime = check_descriptors(&listener).and_then(|()| build());
         match runtime {
             Ok(mut runtime) => {
                 // The receiver is there until it has this.
@@ -126,9 +125,22 @@ pub(super) fn start_with(
             }
         }
     })?;
-    let thread_ended = || io::Error::other("the admin thread ended at its start");
-    is_ready.recv().map_err(|_| thread_ended())??;
-    Ok(AdminHandle { thread, stop, address })
+    let thread_ended = || Err(io::Error::other("the admin thread ended at its start"));
+    match is_ready.recv().unwrap_or_else(|_| thread_ended()) {
+        Ok(()) => Ok(AdminHandle { thread, stop, address }),
+        Err(error) => {
+            // It has nothing left to do, and with it the listener closes.
+            let _ = thread.join();
+            Err(error)
+        }
+    }
+}
+
+/// An event loop takes a ring, an eventfd and an epoll, and monoio leaves the ring open if it cannot
+/// have the others: whether there are three descriptors is found out before.
+fn check_descriptors(listener: &TcpListener) -> io::Result<()> {
+    let _three = (listener.try_clone()?, listener.try_clone()?, listener.try_clone()?);
+    Ok(())
 }
 
 impl AdminHandle {

@@ -234,9 +234,8 @@ impl Handle {
     /// Ends what stands around the server. The first who comes does it, and others wait for him.
     fn dismiss(&self) {
         let mut attendants = self.attendants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Attendants { admin, signals }) = attendants.take() {
-            drop(signals);
-            admin.stop();
+        if let Some(attendants) = attendants.take() {
+            attendants.dismiss();
         }
     }
 

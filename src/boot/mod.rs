@@ -10,10 +10,12 @@ mod log_format;
 mod logging;
 mod redis;
 mod report_file;
+mod rollback;
 mod running;
 mod server;
 mod shard_thread;
 mod steering;
+mod threads;
 
 use std::fmt;
 use std::io;
@@ -35,6 +37,11 @@ use crate::sys::kernel;
 
 use capacity::Capacity;
 
+const MORE_THREADS: &str = "ulimit -u unlimited (systemd: LimitNPROC=infinity, \
+                            TasksMax=infinity; docker run --pids-limit -1)";
+const MORE_FILES: &str = "ulimit -n 1048576 (systemd: LimitNOFILE=1048576; docker run --ulimit \
+                          nofile=1048576)";
+
 /// Why the server did not start: what was found and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotStarted {
@@ -45,6 +52,16 @@ pub struct NotStarted {
 impl NotStarted {
     fn unavailable(message: impl ToString) -> Self {
         Self { message: message.to_string(), exit_code: exit_code::UNAVAILABLE }
+    }
+
+    /// The kernel refused `what`: a thread, or something that needs descriptors.
+    fn lacking(what: &str, error: &io::Error) -> Self {
+        let remedy = match error.raw_os_error() {
+            Some(libc::EAGAIN) => MORE_THREADS,
+            Some(libc::EMFILE | libc::ENFILE) => MORE_FILES,
+            _ => return Self::unavailable(format!("{what}: {error}")),
+        };
+        Self::unavailable(format!("{what}: {error}. Fix: {remedy}"))
     }
 
     /// The code with which `tidegate serve` ends for this; one of [`exit_code`].
@@ -120,9 +137,7 @@ fn cannot_listen(key: &str, address: SocketAddr, error: &io::Error) -> NotStarte
         Some(libc::EADDRNOTAVAIL) => {
             "this machine does not have that address; list its addresses with: ip address".into()
         }
-        Some(libc::EMFILE | libc::ENFILE) => {
-            "raise RLIMIT_NOFILE: ulimit -n 1048576 (systemd: LimitNOFILE=1048576)".into()
-        }
+        Some(libc::EMFILE | libc::ENFILE) => format!("raise RLIMIT_NOFILE: {MORE_FILES}"),
         _ => format!("check {key}"),
     };
     NotStarted::unavailable(format!("cannot listen on {key} = {address}: {error}. {remedy}"))

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::crypto::ring;
 
 use super::NotStarted;
+use super::threads::Threads;
 use crate::coordinator::state::ServerState;
 use crate::mesh::publisher::Publisher;
 use crate::redis::counts::Identity;
@@ -21,6 +22,7 @@ pub(super) fn start(
     state: &Arc<ServerState>,
     clients: SocketAddr,
     publisher: &Publisher,
+    threads: &mut Threads,
 ) -> Result<Option<Store>, NotStarted> {
     let settings = &state.config().redis;
     let Some(url) = &settings.url else { return Ok(None) };
@@ -51,10 +53,16 @@ pub(super) fn start(
         expiry_ms: state.config().sessions.expiry_ms,
     };
     let store = Store::new(door.clone(), asker);
-    flush::start(Arc::clone(state), door.clone(), identity, interval_ms)
-        .and_then(|()| publish::start(Arc::clone(state), door.clone(), topic.clone(), life))
-        .and_then(|()| subscribe::start(Arc::clone(state), publisher.clone(), door, topic, life))
-        .map_err(|error| NotStarted::unavailable(format!("redis thread: {error}")))?;
+    let no_thread = |error| NotStarted::lacking("Redis thread", &error);
+    threads.add(
+        flush::start(Arc::clone(state), door.clone(), identity, interval_ms).map_err(no_thread)?,
+    );
+    threads.add(
+        publish::start(Arc::clone(state), door.clone(), topic.clone(), life).map_err(no_thread)?,
+    );
+    let publisher = publisher.clone();
+    threads
+        .add(subscribe::start(Arc::clone(state), publisher, door, topic, life).map_err(no_thread)?);
     Ok(Some(store))
 }
 

@@ -6,17 +6,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Sender, bounded};
 use tracing::{error, info};
 
 use super::report_file;
+use super::rollback::CoordinatorParts;
 use super::shard_thread::{self, Shards};
+use super::threads::Threads;
 use crate::config::Config;
 use crate::coordinator::Coordinator;
-use crate::coordinator::command::{Command, ShardFailure};
-use crate::coordinator::limits::Limits;
+use crate::coordinator::command::ShardFailure;
 use crate::coordinator::report::ShutdownReport;
-use crate::coordinator::state::ServerState;
 use crate::environment::KernelEnvironment;
 use crate::exit_code;
 
@@ -58,45 +58,55 @@ impl Ending {
     }
 }
 
-/// Starts the thread that leads the server to its end.
-pub(super) fn begin(
+/// The coordinator's thread before its first moment. Dropped, it ends the thread.
+pub(super) struct PreparedCoordinator {
+    shards: Sender<Shards>,
+    ending: Arc<Ending>,
+}
+
+/// Starts the thread that will lead the server to its end. It waits for the shards.
+pub(super) fn prepare(
     coordinator: Coordinator<KernelEnvironment>,
-    state: Arc<ServerState>,
-    inbox: Receiver<Command>,
-    shards: Shards,
-    inherited: impl FnOnce() -> Limits + Send + 'static,
-) -> io::Result<Arc<Ending>> {
+    parts: CoordinatorParts,
+    threads: &mut Threads,
+) -> io::Result<PreparedCoordinator> {
     let ending = Arc::new(Ending::default());
     let told = Arc::clone(&ending);
+    let (given, shards) = bounded::<Shards>(1);
     let run = move || {
-        let report = lead(coordinator, &state, &inbox, &shards, inherited);
-        last_words(&state.config(), &report);
+        let Ok(shards) = shards.recv() else { return };
+        let report = lead(coordinator, &parts, &shards);
+        last_words(&parts.state.config(), &report);
         told.tell(End { report, threads_ended: shards.join() });
     };
-    std::thread::Builder::new().name("tidegate-coordinator".to_owned()).spawn(run)?;
-    Ok(ending)
+    threads.add(std::thread::Builder::new().name("tidegate-coordinator".to_owned()).spawn(run)?);
+    Ok(PreparedCoordinator { shards: given, ending })
+}
+
+impl PreparedCoordinator {
+    /// Gives the shards to the coordinator.
+    pub(super) fn begin(self, shards: Shards) -> Arc<Ending> {
+        // Its thread does nothing else than wait for them.
+        let _ = self.shards.send(shards);
+        self.ending
+    }
 }
 
 /// Runs the coordinator. If it panics a second one stops the server in order: the shards serve
 /// on meanwhile and know nothing of it.
 fn lead(
     coordinator: Coordinator<KernelEnvironment>,
-    state: &Arc<ServerState>,
-    inbox: &Receiver<Command>,
+    parts: &CoordinatorParts,
     shards: &Shards,
-    inherited: impl FnOnce() -> Limits,
 ) -> ShutdownReport {
     let run = catch_unwind(AssertUnwindSafe(|| coordinator.run()));
     let second = |panic: Box<dyn std::any::Any + Send>| {
         let cause = ShardFailure::Panic(shard_thread::message_of(panic.as_ref()));
-        let postboxes = shards.postboxes.clone();
-        let environment = KernelEnvironment::new(state.clock);
-        let commands = inbox.clone();
-        let successor =
-            Coordinator::new(environment, Arc::clone(state), commands, postboxes, inherited());
+        let successor = parts.coordinator(parts.inherited(shards), shards);
         catch_unwind(AssertUnwindSafe(|| successor.stop_after_death("coordinator", cause).run()))
     };
-    let panicked = || ShutdownReport { exit_code: Some(exit_code::PANICKED), ..state.report() };
+    let panicked =
+        || ShutdownReport { exit_code: Some(exit_code::PANICKED), ..parts.state.report() };
     run.or_else(second).unwrap_or_else(|_| panicked())
 }
 

@@ -3,25 +3,25 @@
 
 use std::fmt;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::bounded;
 
 use super::capacity::Capacity;
 use super::handle::{Handle, Parts};
+use super::rollback::{CoordinatorParts, Started};
 use super::shard_thread::{Mailboxes, Shards};
 use super::{NotStarted, advise, cannot_listen, redis, report_file, running, say_hello, steering};
 use crate::admin::{self, AdminHandle};
+use crate::admission::{AdmissionPlan, Owners};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
-use crate::coordinator::Coordinator;
-use crate::coordinator::command::Command;
 use crate::coordinator::limits::Limits;
 use crate::coordinator::signals::{self, Caught, Forwarding};
 use crate::coordinator::state::ServerState;
-use crate::environment::KernelEnvironment;
 use crate::exit_code;
 use crate::handler::{Handler, Routes};
 use crate::limits;
@@ -32,11 +32,9 @@ use crate::pressure::sampler;
 use crate::resources::Resource;
 use crate::ring::probe;
 use crate::sessions;
+use crate::shard::settings::Settings;
 use crate::supervisor::{self, Supervisor};
 use crate::sys::{kernel, listener, rlimit};
-
-/// How long a server that could not start whole may take to end what it had started.
-const UNDO: Duration = Duration::from_secs(1);
 
 /// A server that has not been started.
 ///
@@ -152,16 +150,17 @@ impl Server {
     /// # Errors
     /// A value of the configuration is out of its range; io_uring, an address or enough descriptors
     /// cannot be had; a path or the name of a resource is there twice. What had been started is
-    /// stopped again.
+    /// stopped again: threads are joined, for some seconds at most, and sockets are closed.
     pub fn start(self) -> Result<Handle, NotStarted> {
         self.config
             .check_values()
             .map_err(|message| NotStarted { message, exit_code: exit_code::CONFIG })?;
         let caught = match self.catches_signals {
             false => None,
-            true => Some(signals::catch().map_err(|error| {
-                NotStarted::unavailable(format!("signals cannot be caught: {error}"))
-            })?),
+            true => Some(
+                signals::catch()
+                    .map_err(|error| NotStarted::lacking("signals cannot be caught", &error))?,
+            ),
         };
         self.routes.check().map_err(NotStarted::unavailable)?;
         probe_elsewhere()?;
@@ -170,6 +169,10 @@ impl Server {
         let mut reader = Reader::new(kernel::page_bytes());
         let memory_bytes = reader.smallest_budget(self.config.admission.max_memory_bytes);
         let capacity = Capacity::new(&self.config, files.soft, memory_bytes)?;
+        let settings = Settings::new(&self.config, capacity.shards).map_err(|error| {
+            let message = format!("server.allowed_origins: {error}");
+            NotStarted { message, exit_code: exit_code::CONFIG }
+        })?;
         capacity.log(&self.config);
         advise(&self.config, &capacity, memory_bytes);
         let config = Arc::new(self.config);
@@ -178,8 +181,18 @@ impl Server {
         let state = ServerState::new(Arc::clone(&config), Clock::start(), metrics);
         let state = Arc::new(state.supervised_by(self.supervisor).with_seats(capacity.seats()));
         register(&state, &config, self.resources)?;
-        Starting { config, sources: self.sources, state, capacity, reader, caught }
-            .start(Arc::new(self.routes))
+        let routes = Arc::new(self.routes);
+        Starting {
+            config,
+            sources: self.sources,
+            state,
+            capacity,
+            settings,
+            routes,
+            reader,
+            caught,
+        }
+        .start()
     }
 }
 
@@ -189,7 +202,7 @@ fn probe_elsewhere() -> Result<(), NotStarted> {
     let probed = std::thread::Builder::new()
         .name("tidegate-probe".to_owned())
         .spawn(probe::check)
-        .map_err(|error| NotStarted::unavailable(format!("no thread can be started: {error}")))?
+        .map_err(|error| NotStarted::lacking("first thread", &error))?
         .join();
     probed.map_err(|_| NotStarted::unavailable("the look at io_uring panicked"))??;
     Ok(())
@@ -224,100 +237,138 @@ struct Starting {
     sources: Option<Sources>,
     state: Arc<ServerState>,
     capacity: Capacity,
+    settings: Settings,
+    routes: Arc<Routes>,
     reader: Reader,
     caught: Option<Caught>,
 }
 
-/// The threads beside the shards and the coordinator.
+/// The threads beside the shards and the coordinator that are told to end.
+#[derive(Default)]
 pub(super) struct Attendants {
-    pub(super) admin: AdminHandle,
+    pub(super) admin: Option<AdminHandle>,
     pub(super) signals: Option<Forwarding>,
 }
 
+impl Attendants {
+    /// Ends them.
+    pub(super) fn dismiss(self) {
+        let Self { admin, signals } = self;
+        drop(signals);
+        if let Some(admin) = admin {
+            admin.stop();
+        }
+    }
+}
+
+/// What is open before the first thread.
+struct Listeners {
+    address: SocketAddr,
+    clients: Vec<OwnedFd>,
+    owners: Owners,
+    admin: TcpListener,
+    admin_address: SocketAddr,
+}
+
 impl Starting {
-    fn start(self, routes: Arc<Routes>) -> Result<Handle, NotStarted> {
-        let (config, capacity) = (Arc::clone(&self.config), self.capacity);
-        let address = listener::claim(config.server.listen)
-            .map_err(|error| cannot_listen("server.listen", config.server.listen, &error))?;
-        let listeners = (0..capacity.shards)
-            .map(|_| listener::listen(address, config.server.backlog))
+    fn start(self) -> Result<Handle, NotStarted> {
+        let listeners = self.listen()?;
+        let mailboxes = Mailboxes::new(self.capacity.shards)?;
+        let (commands, inbox) = bounded(limits::COMMANDS);
+        let parts = CoordinatorParts {
+            state: Arc::clone(&self.state),
+            sources: self.sources.clone(),
+            seats: self.capacity.seats(),
+            commands,
+            inbox,
+        };
+        let mut started = Started::nothing(Shards::of(&mailboxes));
+        match self.start_threads(listeners, mailboxes, &parts, &mut started) {
+            Ok(ready) => Ok(ready.begin(parts, started)),
+            Err(error) => {
+                parts.roll_back(started);
+                Err(error)
+            }
+        }
+    }
+
+    fn listen(&self) -> Result<Listeners, NotStarted> {
+        let (server, admin) = (&self.config.server, self.config.admin.listen);
+        let address = listener::claim(server.listen)
+            .map_err(|error| cannot_listen("server.listen", server.listen, &error))?;
+        let clients = (0..self.capacity.shards)
+            .map(|_| listener::listen(address, server.backlog))
             .collect::<io::Result<Vec<OwnedFd>>>()
             .map_err(|error| cannot_listen("server.listen", address, &error))?;
-        let owners = steering::draw_owners(capacity.shards);
-        steering::begin(&listeners, owners, &config);
-        let admin_listener = admin::bind(config.admin.listen)
-            .map_err(|error| cannot_listen("admin.listen", config.admin.listen, &error))?;
-        let admin_address = admin_listener.local_addr().unwrap_or(config.admin.listen);
+        let owners = steering::draw_owners(self.capacity.shards);
+        steering::begin(&clients, owners, &self.config);
+        let listener =
+            admin::bind(admin).map_err(|error| cannot_listen("admin.listen", admin, &error))?;
+        let admin_address = listener.local_addr().unwrap_or(admin);
+        Ok(Listeners { address, clients, owners, admin: listener, admin_address })
+    }
 
-        let (commands, inbox) = bounded(limits::COMMANDS);
-        let state = Arc::clone(&self.state);
-        let (seats, mailboxes) = (capacity.seats(), Mailboxes::new(capacity.shards)?);
+    /// Starts every thread. What runs is in `started`, also after an error.
+    fn start_threads(
+        self,
+        listeners: Listeners,
+        mailboxes: Mailboxes,
+        parts: &CoordinatorParts,
+        started: &mut Started,
+    ) -> Result<Ready, NotStarted> {
+        let Listeners { address, clients, owners, admin, admin_address } = listeners;
+        let (config, state) = (Arc::clone(&self.config), Arc::clone(&self.state));
+        let capacity = self.capacity;
+        let commands = &parts.commands;
+        let postboxes = mailboxes.postboxes.clone();
         let limits = Limits::new(
-            self.sources.clone(),
-            seats,
+            parts.sources.clone(),
+            parts.seats,
             &config.admission,
-            &mailboxes.postboxes,
+            &postboxes,
             commands.clone(),
         );
-        let plan = Arc::new(limits.plan(&config.admission));
-        let shards = Shards::start(
-            &state, &capacity, &plan, mailboxes, listeners, owners, &commands, &routes,
-        )?;
-        let sources = self.sources.clone();
-        let postboxes = shards.postboxes.clone();
-        let coordinator = Coordinator::new(
-            KernelEnvironment::new(state.clock),
-            Arc::clone(&state),
-            inbox.clone(),
-            postboxes.clone(),
-            limits,
-        );
-        let attendants = match self.attend(admin_listener, address, &commands, &postboxes) {
-            Ok(attendants) => attendants,
-            Err(error) => {
-                undo(coordinator, &commands, shards);
-                return Err(error);
-            }
-        };
-        let inherited = {
-            let (state, commands) = (Arc::clone(&state), commands.clone());
-            let postboxes = postboxes.clone();
-            move || {
-                Limits::inherited(sources, seats, &state.config().admission, &postboxes, commands)
-            }
-        };
-        supervisor::watch(Arc::clone(&state))
-            .map_err(|error| NotStarted::unavailable(format!("watchdog thread: {error}")))?;
-        coordinator.open();
-        say_hello(&config, &capacity, address, admin_address);
-        let ending = running::begin(coordinator, Arc::clone(&state), inbox, shards, inherited)
-            .map_err(|error| NotStarted::unavailable(format!("coordinator thread: {error}")))?;
-        Ok(Handle::new(Parts {
-            state,
+        let plan: Arc<AdmissionPlan> = Arc::new(limits.plan(&config.admission));
+        started.shards.start(
+            &state,
+            &capacity,
+            &plan,
+            &self.settings,
+            mailboxes,
+            clients,
+            owners,
             commands,
-            publisher: Publisher::new(postboxes),
-            clients: address,
-            admin: admin_address,
-            attendants,
-            ending,
-        }))
+            &self.routes,
+        )?;
+        self.attend(admin, address, parts, started)?;
+        let coordinator = parts.coordinator(limits, &started.shards);
+        let prepared = running::prepare(coordinator, parts.clone(), &mut started.threads)
+            .map_err(|error| NotStarted::lacking("coordinator thread", &error))?;
+        // The last: a start that has a watchdog does not fail any more, and so nobody waits for it.
+        supervisor::watch(state).map_err(|error| NotStarted::lacking("watchdog thread", &error))?;
+        Ok(Ready { config, capacity, address, admin_address, prepared })
     }
 
     /// Starts what stands around the shards.
     fn attend(
         self,
-        admin_listener: std::net::TcpListener,
-        clients: std::net::SocketAddr,
-        commands: &Sender<Command>,
-        postboxes: &[crate::mesh::inbox::Postbox],
-    ) -> Result<Attendants, NotStarted> {
+        admin_listener: TcpListener,
+        clients: SocketAddr,
+        parts: &CoordinatorParts,
+        started: &mut Started,
+    ) -> Result<(), NotStarted> {
         let Self { state, config, reader, caught, .. } = self;
-        sampler::start(Arc::clone(&state), reader, commands.clone())
-            .map_err(|error| NotStarted::unavailable(format!("pressure thread: {error}")))?;
-        let publisher = Publisher::new(postboxes.to_vec());
-        let store = redis::start(&state, clients, &publisher)?;
-        sessions::thread::start(Arc::clone(&state), postboxes.to_vec(), store)
-            .map_err(|error| NotStarted::unavailable(format!("sessions thread: {error}")))?;
+        let commands = &parts.commands;
+        let postboxes = &started.shards.postboxes;
+        let threads = &mut started.threads;
+        let sampler = sampler::start(Arc::clone(&state), reader, commands.clone())
+            .map_err(|error| NotStarted::lacking("pressure thread", &error))?;
+        threads.add(sampler);
+        let publisher = Publisher::new(postboxes.clone());
+        let store = redis::start(&state, clients, &publisher, threads)?;
+        let keeper = sessions::thread::start(Arc::clone(&state), postboxes.clone(), store)
+            .map_err(|error| NotStarted::lacking("sessions thread", &error))?;
+        threads.add(keeper);
         let context = admin::AdminContext {
             state,
             commands: commands.clone(),
@@ -325,20 +376,42 @@ impl Starting {
             last_shutdown: report_file::read(config.shutdown.report_file.as_deref()),
         };
         let admin = admin::start(admin_listener, context)
-            .map_err(|error| NotStarted::unavailable(format!("admin listener: {error}")))?;
-        let signals = caught
+            .map_err(|error| NotStarted::lacking("admin listener", &error))?;
+        started.attendants.admin = Some(admin);
+        started.attendants.signals = caught
             .map(|caught| caught.forward(commands.clone()))
             .transpose()
-            .map_err(|error| NotStarted::unavailable(format!("signal thread: {error}")))?;
-        Ok(Attendants { admin, signals })
+            .map_err(|error| NotStarted::lacking("signal thread", &error))?;
+        Ok(())
     }
 }
 
-/// Stops shards that nobody will lead.
-fn undo(coordinator: Coordinator<KernelEnvironment>, commands: &Sender<Command>, shards: Shards) {
-    coordinator.open();
-    // The inbox is new: there is room.
-    let _ = commands.try_send(Command::Stop { within: UNDO, reason: "not started".to_owned() });
-    coordinator.run();
-    shards.join();
+/// A server of which every thread runs.
+struct Ready {
+    config: Arc<Config>,
+    capacity: Capacity,
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    prepared: running::PreparedCoordinator,
+}
+
+impl Ready {
+    /// Opens the server. Nothing of this can fail.
+    fn begin(self, parts: CoordinatorParts, started: Started) -> Handle {
+        // Threads that are not waited for end by themselves.
+        let Started { shards, threads: _, attendants } = started;
+        let postboxes = shards.postboxes.clone();
+        parts.state.open();
+        let ending = self.prepared.begin(shards);
+        say_hello(&self.config, &self.capacity, self.address, self.admin_address);
+        Handle::new(Parts {
+            state: parts.state,
+            commands: parts.commands,
+            publisher: Publisher::new(postboxes),
+            clients: self.address,
+            admin: self.admin_address,
+            attendants,
+            ending,
+        })
+    }
 }

@@ -5,8 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -14,8 +13,8 @@ use tracing::warn;
 
 use super::NotStarted;
 use super::capacity::Capacity;
+use super::threads::Threads;
 use crate::admission::{Admission, AdmissionPlan, Owners};
-use crate::config::Config;
 use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::state::ServerState;
 use crate::environment::KernelEnvironment;
@@ -34,10 +33,10 @@ const SETUP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the end waits for threads that were told to stop.
 const JOIN_PATIENCE: Duration = Duration::from_millis(500);
 
-/// The running shards.
+/// The shards whose threads have been started, in the order of their numbers.
 pub(super) struct Shards {
     pub(super) postboxes: Vec<Postbox>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Threads,
 }
 
 /// An inbox for each shard, before there are shards: each is given the way to all others.
@@ -73,24 +72,33 @@ struct Seed {
     plan: Arc<AdmissionPlan>,
     commands: Sender<Command>,
     routes: Arc<Routes>,
-    ready: Sender<io::Result<()>>,
+    settings: Settings,
+    ready: Sender<Result<(), ShardFailure>>,
 }
 
 impl Shards {
+    /// None yet of those that these mailboxes are for.
+    pub(super) fn of(mailboxes: &Mailboxes) -> Self {
+        Self { postboxes: mailboxes.postboxes.clone(), threads: Threads::default() }
+    }
+
+    /// Starts a thread for each shard and waits until its ring is there. After an error some of
+    /// them run: [`started`](Self::started).
     #[allow(clippy::too_many_arguments, reason = "each is something else")]
     pub(super) fn start(
+        &mut self,
         state: &Arc<ServerState>,
         capacity: &Capacity,
         plan: &Arc<AdmissionPlan>,
+        settings: &Settings,
         mailboxes: Mailboxes,
         listeners: Vec<OwnedFd>,
         owners: Owners,
         commands: &Sender<Command>,
         routes: &Arc<Routes>,
-    ) -> Result<Self, NotStarted> {
+    ) -> Result<(), NotStarted> {
         let (ready, set_up) = bounded(capacity.shards);
         let Mailboxes { postboxes, ends } = mailboxes;
-        let mut threads = Vec::new();
         let parts = listeners.into_iter().zip(ends).zip(Neighbours::new(capacity.shards));
         for (index, ((listener, (bell, inbox)), neighbours)) in parts.enumerate() {
             let seed = Seed {
@@ -106,38 +114,45 @@ impl Shards {
                 plan: Arc::clone(plan),
                 commands: commands.clone(),
                 routes: Arc::clone(routes),
+                settings: settings.clone(),
                 ready: ready.clone(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("tidegate-shard-{index}"))
                 .spawn(move || seed.live())
-                .map_err(|error| NotStarted::unavailable(format!("shard thread: {error}")))?;
-            threads.push(thread);
+                .map_err(|error| NotStarted::lacking("shard thread", &error))?;
+            self.threads.add(thread);
         }
         drop(ready);
-        wait_until_set_up(&set_up, capacity.shards)?;
-        Ok(Self { postboxes, threads })
+        wait_until_set_up(&set_up, capacity.shards)
+    }
+
+    /// How many have a thread.
+    pub(super) fn started(&self) -> usize {
+        self.threads.len()
     }
 
     /// Waits a moment for the threads to end; false if one does not.
     pub(super) fn join(self) -> bool {
-        let started = Instant::now();
-        while started.elapsed() < JOIN_PATIENCE {
-            if self.threads.iter().all(JoinHandle::is_finished) {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        false
+        self.threads.join_within(JOIN_PATIENCE).is_empty()
     }
 }
 
-fn wait_until_set_up(set_up: &Receiver<io::Result<()>>, shards: usize) -> Result<(), NotStarted> {
+fn wait_until_set_up(
+    set_up: &Receiver<Result<(), ShardFailure>>,
+    shards: usize,
+) -> Result<(), NotStarted> {
     for _ in 0..shards {
         match set_up.recv_timeout(SETUP_PATIENCE) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(probe::explain(&error).into()),
-            Err(_) => return Err(NotStarted::unavailable("a shard did not set up its ring")),
+            Ok(Err(ShardFailure::Ring(error))) => return Err(probe::explain(&error).into()),
+            Ok(Err(panic @ ShardFailure::Panic(_))) => {
+                let message = format!("a shard could not be set up: {panic}");
+                return Err(NotStarted::unavailable(message));
+            }
+            Err(_) => {
+                return Err(NotStarted::unavailable("a shard did not set up its ring in 5 s"));
+            }
         }
     }
     Ok(())
@@ -145,15 +160,23 @@ fn wait_until_set_up(set_up: &Receiver<io::Result<()>>, shards: usize) -> Result
 
 impl Seed {
     fn live(self) {
-        let (index, commands) = (self.index, self.commands.clone());
+        let (index, commands, ready) = (self.index, self.commands.clone(), self.ready.clone());
         let metrics = Arc::clone(&self.state.shards[index]);
-        let failure = match catch_unwind(AssertUnwindSafe(|| self.run())) {
-            Ok(Ok(())) => {
-                let _ = commands.send(Command::ShardStopped { shard: index });
-                return;
+        // Whoever waits for a word of this shard may have given up the start.
+        let run = match caught(|| self.set_up()) {
+            Ok((ring, parts)) => {
+                let _ = ready.send(Ok(()));
+                drop(ready);
+                caught(|| Shard::new(ring, parts).run())
             }
-            Ok(Err(error)) => ShardFailure::Ring(error),
-            Err(panic) => ShardFailure::Panic(message_of(panic.as_ref())),
+            Err(failure) => {
+                let _ = ready.send(Err(failure));
+                Ok(())
+            }
+        };
+        let Err(failure) = run else {
+            let _ = commands.send(Command::ShardStopped { shard: index });
+            return;
         };
         // Unwinding has dropped the ring, and with it every connection of the shard.
         metrics.lose_everything();
@@ -161,27 +184,11 @@ impl Seed {
         let _ = commands.send(Command::ThreadDied { thread, shard: Some(index), cause: failure });
     }
 
-    fn run(self) -> io::Result<()> {
+    fn set_up(self) -> io::Result<(KernelRing, Parts<KernelEnvironment>)> {
         let config = self.state.config();
         if config.server.pin_shards && !affinity::pin_to_core(self.index) {
             warn!(shard = self.index, "cannot be pinned to a core; runs where the kernel puts it");
         }
-        let ready = self.ready.clone();
-        let ring = match self.ring(&config) {
-            Ok((ring, parts)) => {
-                let _ = ready.send(Ok(()));
-                (ring, parts)
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return Ok(());
-            }
-        };
-        drop(ready);
-        Shard::new(ring.0, ring.1).run()
-    }
-
-    fn ring(self, config: &Config) -> io::Result<(KernelRing, Parts<KernelEnvironment>)> {
         let settings = RingSettings {
             submissions: limits::SUBMISSIONS,
             completions: limits::COMPLETIONS,
@@ -203,14 +210,21 @@ impl Seed {
             shards: self.state.shards.clone(),
             commands: self.commands,
             metrics,
-            settings: Settings::new(config, self.state.shards.len())
-                .map_err(|_| io::Error::other("server.allowed_origins"))?,
+            settings: self.settings,
             admission: Admission::begin(&self.plan, hash.clone()),
             routes: self.routes.make(),
             server: Arc::clone(&self.state),
             hash,
         };
         Ok((ring, parts))
+    }
+}
+
+/// Runs `step`; a panic in it is a failure like an error of the ring.
+fn caught<T>(step: impl FnOnce() -> io::Result<T>) -> Result<T, ShardFailure> {
+    match catch_unwind(AssertUnwindSafe(step)) {
+        Ok(result) => result.map_err(ShardFailure::Ring),
+        Err(panic) => Err(ShardFailure::Panic(message_of(panic.as_ref()))),
     }
 }
 

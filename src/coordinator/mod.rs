@@ -155,7 +155,15 @@ impl<E: Environment> Coordinator<E> {
 
     /// The server serves from here on.
     pub fn open(&self) {
-        self.state.enter(Phase::Running);
+        self.state.open();
+    }
+
+    /// Only the first `started` shards have a thread: nothing is awaited of the others.
+    pub fn of_started(mut self, started: usize) -> Self {
+        for shard in self.shards.iter_mut().skip(started) {
+            (shard.alive, shard.drained) = (false, true);
+        }
+        self
     }
 
     /// Takes over from a thread that died: the server is to be stopped.

@@ -152,6 +152,11 @@ impl ServerState {
         *self.pressure.lock().unwrap_or_else(PoisonError::into_inner) = pressure;
     }
 
+    /// The server serves from here on.
+    pub(crate) fn open(&self) {
+        self.enter(Phase::Running);
+    }
+
     pub(super) fn enter(&self, phase: Phase) -> u64 {
         self.phase.store(phase as u8, Ordering::Release);
         self.supervisor.entered(phase, self.config().shutdown.deadline_ms);

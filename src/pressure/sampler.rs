@@ -7,6 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
@@ -47,7 +48,11 @@ struct Sampler {
 ///
 /// # Errors
 /// The thread cannot be made.
-pub fn start(state: Arc<ServerState>, reader: Reader, commands: Sender<Command>) -> io::Result<()> {
+pub fn start(
+    state: Arc<ServerState>,
+    reader: Reader,
+    commands: Sender<Command>,
+) -> io::Result<JoinHandle<()>> {
     let now = state.clock.now();
     let mut sampler = Sampler {
         shards: ShardWatch::new(&state.shards, now),
@@ -67,7 +72,7 @@ pub fn start(state: Arc<ServerState>, reader: Reader, commands: Sender<Command>)
             let _ = commands.send(Command::ThreadDied { thread, shard: None, cause });
         }
     };
-    thread::Builder::new().name(THREAD.to_owned()).spawn(run).map(drop)
+    thread::Builder::new().name(THREAD.to_owned()).spawn(run)
 }
 
 impl Sampler {

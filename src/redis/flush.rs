@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
@@ -59,12 +60,12 @@ pub fn start(
     door: Door,
     identity: Identity,
     interval_ms: u64,
-) -> io::Result<()> {
+) -> io::Result<JoinHandle<()>> {
     let lease_ms = interval_ms * LEASE_INTERVALS;
     state.redis.update(|view| (view.status, view.lease_ms) = (Status::Connecting, lease_ms));
     state.redis.set_departure(Departure::UnderWay);
     let orders = state.redis.orders();
-    let board = Arc::clone(&state);
+    let (board, started) = (Arc::clone(&state), Arc::clone(&state));
     let mut flusher = Flusher {
         due: state.clock.now(),
         state,
@@ -86,7 +87,11 @@ pub fn start(
             board.redis.set_departure(Departure::Failed);
         }
     };
-    thread::Builder::new().name(THREAD.to_owned()).spawn(run).map(drop)
+    let spawned = thread::Builder::new().name(THREAD.to_owned()).spawn(run);
+    if spawned.is_err() {
+        started.redis.set_departure(Departure::Skipped);
+    }
+    spawned
 }
 
 impl Flusher {

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
@@ -49,7 +50,12 @@ struct Publishing {
 ///
 /// # Errors
 /// The thread cannot be made.
-pub fn start(state: Arc<ServerState>, door: Door, topic: String, life: Life) -> io::Result<()> {
+pub fn start(
+    state: Arc<ServerState>,
+    door: Door,
+    topic: String,
+    life: Life,
+) -> io::Result<JoinHandle<()>> {
     let (sender, queue) = bounded(REDIS_PUBLISH_QUEUE);
     state.relay.open(life, sender);
     let board = Arc::clone(&state);
@@ -70,7 +76,7 @@ pub fn start(state: Arc<ServerState>, door: Door, topic: String, life: Life) -> 
             board.relay.outgoing.set(Some(Reason::Unreachable));
         }
     };
-    thread::Builder::new().name(THREAD.to_owned()).spawn(run).map(drop)
+    thread::Builder::new().name(THREAD.to_owned()).spawn(run)
 }
 
 impl Publishing {

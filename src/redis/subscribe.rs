@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
@@ -67,7 +68,7 @@ pub fn start(
     door: Door,
     topic: String,
     life: Life,
-) -> io::Result<()> {
+) -> io::Result<JoinHandle<()>> {
     let board = Arc::clone(&state);
     let mut listening = Listening {
         state,
@@ -85,7 +86,7 @@ pub fn start(
             board.relay.incoming.set(Some(Reason::Unreachable));
         }
     };
-    thread::Builder::new().name(THREAD.to_owned()).spawn(run).map(drop)
+    thread::Builder::new().name(THREAD.to_owned()).spawn(run)
 }
 
 impl Listening {

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
@@ -64,7 +65,7 @@ pub fn start(
     state: Arc<ServerState>,
     postboxes: Vec<Postbox>,
     store: Option<Store>,
-) -> io::Result<()> {
+) -> io::Result<JoinHandle<()>> {
     let config = state.config();
     let settings = &config.sessions;
     let (sender, queue) = unbounded();
@@ -79,7 +80,7 @@ pub fn start(
         settings.expiry_ms,
         settings.max_memory_bytes,
     );
-    let board = Arc::clone(&state);
+    let (board, started) = (Arc::clone(&state), Arc::clone(&state));
     let mut working = Working {
         state,
         keeper,
@@ -96,7 +97,11 @@ pub fn start(
             board.sessions.set_flush(Flush::Failed);
         }
     };
-    thread::Builder::new().name(THREAD.to_owned()).spawn(run).map(drop)
+    let spawned = thread::Builder::new().name(THREAD.to_owned()).spawn(run);
+    if spawned.is_err() {
+        started.sessions.set_flush(Flush::Skipped);
+    }
+    spawned
 }
 
 impl Working {
