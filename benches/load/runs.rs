@@ -24,6 +24,7 @@ use crate::server::{AdminUrl, ServerBooks};
 use crate::target::Target;
 use crate::tun::{Ranges, TunClients};
 use crate::{broadcast, churn, drain_watch, echo, flood, hold, plan, ramp, reconnect, tun};
+use tidegate::http::query::pairs;
 
 /// How long connections that were never read are read at the end of a drain.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -173,9 +174,11 @@ fn means(broadcast: &Broadcast) -> Result<Means, String> {
     match broadcast.through {
         Through::Api => {
             let query = broadcast.common.url.path.split_once('?').map_or("", |(_, query)| query);
-            let channel = form_urlencoded::parse(query.as_bytes())
-                .find_map(|(name, value)| (name == "channel").then(|| value.into_owned()))
+            let channel = pairs(query)
+                .find(|(name, _)| name.decode().as_deref() == Ok("channel"))
                 .ok_or("the URL subscribes to no channel: want ?channel=NAME")?;
+            let channel = channel.1.decode().map_err(|_| "the channel's name is not UTF-8")?;
+            let channel = channel.into_owned();
             let admin = broadcast.common.admin.admin();
             Ok(Means::Api { admin: admin.ok_or("publishing needs --admin")?, channel })
         }

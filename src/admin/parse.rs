@@ -9,6 +9,7 @@ use super::drain_request;
 use super::error::{ApiError, ErrorKind, quoted};
 use super::route::{Method, Route, Show};
 use crate::coordinator::command::{Steering, Wish};
+use crate::http::query::pairs;
 use crate::limits::{MAX_CHANNEL_BYTES, MAX_PUBLISH_CHANNELS, REFUSED_SOURCES};
 use crate::mesh::message::Fault;
 
@@ -184,10 +185,12 @@ pub(super) fn object<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &str) -> Re
 }
 
 fn refused(query: &str) -> Result<AdminRequest, ApiError> {
-    let limits = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "limit");
+    let limits = pairs(query).filter(|(name, _)| name.decode().as_deref() == Ok("limit"));
     let Some((_, written)) = limits.last() else {
         return Ok(AdminRequest::Refused { limit: REFUSED_SHOWN });
     };
+    let written =
+        written.decode().map_err(|_| ApiError::bad_request("`limit` is not UTF-8 once decoded"))?;
     match written.parse() {
         Ok(limit) if (1..=REFUSED_SOURCES).contains(&limit) => Ok(AdminRequest::Refused { limit }),
         _ => Err(ApiError::bad_request(format!(

@@ -15,6 +15,7 @@
 
 mod fields;
 pub mod origin;
+pub mod query;
 pub mod refusal;
 pub mod request;
 pub mod response;
@@ -23,5 +24,5 @@ pub mod upgrade;
 
 pub use origin::AllowedOrigins;
 pub use refusal::{Refusal, Status};
-pub use request::{HEAD_BYTES_MAX, Head, HeadScanner};
+pub use request::{Head, HeadScanner};
 pub use upgrade::{Upgrade, UpgradeRules};

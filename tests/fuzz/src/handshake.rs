@@ -23,7 +23,7 @@ fn verdict(bytes: &[u8], step: usize) -> Result<Option<String>, Refusal> {
     let mut end = 0;
     loop {
         end = (end + step).min(bytes.len());
-        if let Head::Complete { len } = scanner.scan(&bytes[..end])? {
+        if let Head::Complete { len } = scanner.scan(&bytes[..end], 8_192)? {
             let request = upgrade::parse(&bytes[..len], &rules)?;
             let _ = (request.protocol(&rules), request.compression(&rules));
             return Ok(Some(request.path.to_owned()));

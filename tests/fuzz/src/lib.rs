@@ -11,6 +11,7 @@ pub mod frames;
 pub mod handshake;
 pub mod inflate;
 pub mod proxy_header;
+pub mod query;
 pub mod redis_reply;
 pub mod unmask;
 
@@ -18,7 +19,7 @@ pub mod unmask;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target but the canary.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("admin", admin::run),
     ("configuration", configuration::run),
     ("extensions", extensions::run),
@@ -27,6 +28,7 @@ pub const TARGETS: [Target; 10] = [
     ("handshake", handshake::run),
     ("inflate", inflate::run),
     ("proxy_header", proxy_header::run),
+    ("query", query::run),
     ("redis_reply", redis_reply::run),
     ("unmask", unmask::run),
 ];
