@@ -53,6 +53,10 @@ pub const UNADMITTED_BEYOND: usize = REFUSAL_SLOTS as usize / 2;
 /// than anybody puts one behind the other.
 pub const FORWARDED_ENTRIES: usize = 16;
 
+/// The default of `handshake.max_head_bytes`: nginx and Apache take request lines and headers of
+/// up to 8 KiB each by default, and what is longer than that as a whole is nearly always cookies.
+pub const HEAD_BYTES: usize = 8_192;
+
 /// Instructions of the program that steers connections to shards: as many as the kernel takes
 /// (BPF_MAXINSNS). Some 400 to 1,300 trusted proxies fit, by the length of their prefixes; the
 /// connections of further ones are steered like anybody's.

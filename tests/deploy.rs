@@ -16,7 +16,7 @@ use serde_json::Value;
 use support::installed::{installed, python, repository};
 use support::seccomp::confine;
 use support::server::{Server, command};
-use support::wire::{Client, upgrade_request};
+use support::wire::{Client, upgrade_request, upgrade_request_with};
 use support::{eventually, http, socket};
 
 fn profile() -> Value {
@@ -109,8 +109,14 @@ fn server_behind_a_proxy() -> Server {
 /// connection for the next request.
 #[track_caller]
 fn status(client: Ipv4Addr, proxy: SocketAddr) -> String {
+    status_of(client, proxy, &upgrade_request("/echo"))
+}
+
+/// The same of another request.
+#[track_caller]
+fn status_of(client: Ipv4Addr, proxy: SocketAddr, request: &[u8]) -> String {
     let mut stream = socket::connect_from(client, proxy).unwrap();
-    stream.write_all(&upgrade_request("/echo")).unwrap();
+    stream.write_all(request).unwrap();
     BufReader::new(stream).lines().next().expect("an answer").unwrap()
 }
 
@@ -176,6 +182,47 @@ fn haproxy_tells_who_the_client_is_by_proxy_header_and_by_x_forwarded_for() {
     clients_are_told_apart(&server, listens(http), [13, 14]);
 }
 
+/// HAProxy as many run it: it adds X-Forwarded-For and leaves the other form as it came.
+#[test]
+fn a_client_of_haproxy_cannot_hide_behind_a_header_that_haproxy_passes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("haproxy.cfg");
+    for (header, expected) in [
+        ("", "HTTP/1.1 400 Bad Request"),
+        ("x-forwarded-for", "HTTP/1.1 403 Forbidden"),
+        ("forwarded", "HTTP/1.1 101 Switching Protocols"),
+    ] {
+        let server = Server::start(&[
+            "server.trusted_proxies=127.0.0.1",
+            "admission.deny=127.0.9.31/32",
+            &format!("server.forwarded_header={header}"),
+        ]);
+        let port = free_port();
+        let configuration = with_addresses(
+            "deploy/haproxy/haproxy.cfg",
+            &[
+                ("10.0.0.20:8080", server.clients.to_string()),
+                ("port 8081", format!("port {}", server.admin.port())),
+                ("bind :8080", format!("bind 127.0.0.1:{}", free_port())),
+                ("bind :8443", format!("bind 127.0.0.1:{port}")),
+                ("maxconn 200000", "maxconn 1000".to_owned()),
+                ("    http-request del-header forwarded\n", String::new()),
+            ],
+        );
+        fs::write(&path, configuration).unwrap();
+        let mut haproxy = Command::new("haproxy");
+        haproxy.args(["-db", "-q", "-f"]).arg(&path).stdin(Stdio::null());
+        let _haproxy = Proxy(haproxy.spawn().unwrap());
+        let (proxy, denied) = (listens(port), Ipv4Addr::new(127, 0, 9, 31));
+        let forged = upgrade_request_with("/echo", &["Forwarded: for=8.8.8.8"]);
+        assert_eq!(status_of(denied, proxy, &forged), expected, "{header:?}");
+        assert_eq!(
+            status_of(denied, proxy, &upgrade_request("/echo")),
+            if header == "forwarded" { expected } else { "HTTP/1.1 403 Forbidden" },
+        );
+    }
+}
+
 /// nginx with a configuration of its own around the file, as Debian's own includes it.
 fn nginx(directory: &Path, context: &str, text: &str) -> Command {
     let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -236,6 +283,42 @@ fn nginx_tells_who_the_client_is_by_x_forwarded_for_and_by_proxy_header() {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         process.wait().unwrap();
     }
+}
+
+/// nginx replaces X-Real-IP, whatever its client sends in it.
+#[test]
+fn nginx_tells_who_the_client_is_by_x_real_ip() {
+    let server = Server::start(&[
+        "server.shards=2",
+        "server.trusted_proxies=127.0.0.1",
+        "server.forwarded_header=x-real-ip",
+        "admission.connections_per_ip_per_minute=3",
+        "admission.deny=127.0.9.42/32",
+    ]);
+    let directory = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let text = with_addresses(
+        "deploy/nginx/tidegate.conf",
+        &[
+            ("10.0.0.20:8080", server.clients.to_string()),
+            ("listen 8080;", format!("listen 127.0.0.1:{port};")),
+            ("10.0.0.20:8081", server.admin.to_string()),
+            (
+                "        proxy_set_header Forwarded \"\";\n",
+                "        proxy_set_header X-Real-IP $remote_addr;\n".to_owned(),
+            ),
+        ],
+    );
+    let mut process = nginx(directory.path(), "http", &text).spawn().unwrap();
+    let proxy = listens(port);
+    let denied = Ipv4Addr::new(127, 0, 9, 42);
+    let forged = ["X-Real-IP: 8.8.8.8", "Forwarded: for=8.8.8.8", "X-Forwarded-For: 8.8.8.8"];
+    let forged = upgrade_request_with("/echo", &forged);
+    assert_eq!(status_of(denied, proxy, &forged), "HTTP/1.1 403 Forbidden");
+    clients_are_told_apart(&server, proxy, [43, 44]);
+    let pid = rustix::process::Pid::from_child(&process);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    process.wait().unwrap();
 }
 
 /// Words of an expression that may be metrics: what is before a selector or stands by itself with

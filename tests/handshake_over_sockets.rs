@@ -78,6 +78,16 @@ fn table() -> Vec<(&'static str, u16, Vec<u8>)> {
         ("the good form", 101, with(&[])),
         ("/ws", 101, line("GET /ws HTTP/1.1")),
         ("/ws with a channel", 101, line("GET /ws?channel=news HTTP/1.1")),
+        (
+            "/ws with others' parameters",
+            101,
+            line("GET /ws?channel=news&utm_source=caf%E9&session_id=1 HTTP/1.1"),
+        ),
+        (
+            "/ws with one channel 65 times",
+            101,
+            line(&format!("GET /ws?{} HTTP/1.1", ["channel=news"; 65].join("&"))),
+        ),
         ("absolute form", 101, line("GET http://localhost/echo HTTP/1.1")),
         ("names in any case", 101, replacing("Upgrade", "uPgRaDe: WebSocket")),
         ("connection is a list", 101, replacing("Connection", "Connection: keep-alive, upgrade")),
@@ -140,6 +150,8 @@ fn table() -> Vec<(&'static str, u16, Vec<u8>)> {
         ("a TLS client hello", 400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
         ("HTTP/2 preface", 400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
         ("bad channel", 400, line("GET /ws?channel= HTTP/1.1")),
+        ("channel that is not UTF-8", 400, line("GET /ws?channel=caf%E9 HTTP/1.1")),
+        ("nearly a channel", 400, line("GET /ws?chanel=news HTTP/1.1")),
         ("another origin", 403, with(&["Origin: http://evil.example"])),
         ("origin null", 403, with(&["Origin: null"])),
         ("unknown path", 404, line("GET /nope HTTP/1.1")),
@@ -264,7 +276,7 @@ fn an_allowed_origin_and_no_origin_are_let_in() {
 fn the_second_opinion_of_the_mutation_tests_agrees_with_the_table() {
     for (name, status, request) in table() {
         // It knows neither origins, other paths nor other forms of the target.
-        let knows = !["/ws", "/ws with a channel", "absolute form"].contains(&name);
+        let knows = !name.starts_with("/ws") && name != "absolute form";
         if knows && status != 403 {
             assert_eq!(judge::is_upgrade(&request), status == 101, "{name}");
         }
@@ -296,13 +308,108 @@ fn a_frame_that_is_cut_by_the_end_of_the_first_segment_is_answered() {
     }
 }
 
-/// Sends a byte every 50 ms until the server has had enough; returns when that was.
-fn trickle(server: SocketAddr, bytes: impl Iterator<Item = u8>) -> Duration {
+/// What is wrong with a request for this path, which is refused with 400.
+#[track_caller]
+fn why_bad(server: &Server, path: &str) -> String {
+    let request = line(&format!("GET {path} HTTP/1.1"));
+    let (response, _) = wire::exchange(server.clients, &request).unwrap();
+    assert_eq!(response.status, 400, "{path}: {response:?}");
+    let body: serde_json::Value = serde_json::from_str(response.body()).unwrap();
+    body["error"].as_str().unwrap().to_owned()
+}
+
+/// Two names in Latin-1 would be one name if what is not UTF-8 were replaced.
+#[test]
+fn names_that_are_not_utf_8_are_refused_with_the_reason() {
+    let server = server();
+    for value in ["caf%E9", "caf%E8", "%C3", "a%C0%AFb", "%ED%A0%80", "%FF%FE"] {
+        let why = why_bad(&server, &format!("/ws?channel=news&channel={value}"));
+        assert_eq!(why, "query parameter channel: not UTF-8 once it is decoded", "{value}");
+        let why = why_bad(&server, &format!("/ws?session=sess{value}ion"));
+        assert!(why.starts_with("query parameter session: "), "{why}");
+    }
+    // The replacement character itself is a character.
+    Client::connect(server.clients, "/ws?channel=caf%EF%BF%BD").close();
+    let query = "/api/v1/admission/refused?limit=1%E9";
+    let request = format!("GET {query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let (response, _) = wire::exchange(server.admin, request.as_bytes()).unwrap();
+    assert_eq!(response.status, 400);
+}
+
+#[test]
+fn a_parameter_that_is_nearly_one_of_ours_is_refused_with_the_one_that_was_meant() {
+    let server = server();
+    for (query, meant) in [
+        ("chanel=news", "channel"),
+        ("channels=news&channel=news", "channel"),
+        ("Channel=news", "channel"),
+        ("channel=news&sesion=new", "session"),
+    ] {
+        let why = why_bad(&server, &format!("/ws?{query}"));
+        assert_eq!(why, format!("unknown query parameter; did you mean {meant}?"), "{query}");
+    }
+}
+
+#[test]
+fn a_head_may_be_as_long_as_it_is_set() {
+    for most in [1_024, 32_768] {
+        let server = Server::start(&[&format!("handshake.max_head_bytes={most}")]);
+        for step in [most, 700] {
+            for (len, status) in [(most, 101), (most + 1, 431)] {
+                let mut stream = socket::connect(server.clients).unwrap();
+                for part in long_header(len).chunks(step) {
+                    stream.write_all(part).unwrap();
+                }
+                match Client::read_answer(stream).unwrap() {
+                    Ok(client) => {
+                        assert_eq!(status, 101, "{len} bytes");
+                        client.close();
+                    }
+                    Err(response) => {
+                        assert_eq!(response.status, status, "{len} bytes");
+                        assert!(response.body().contains("handshake.max_head_bytes"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn files_and_embedded_browsers_can_be_allowed() {
+    let server = Server::start(&["server.allowed_origins=file://, app://., null"]);
+    for (origin, status) in [
+        ("file://", 101),
+        ("app://.", 101),
+        ("null", 101),
+        ("file:///tmp/page.html", 403),
+        ("app://a", 403),
+        ("https://good.example", 403),
+    ] {
+        let mut stream = socket::connect(server.clients).unwrap();
+        stream.write_all(&with(&[&format!("Origin: {origin}")])).unwrap();
+        let answer = Client::read_answer(stream).unwrap();
+        assert_eq!(answer.map_or_else(|response| response.status, |_| 101), status, "{origin}");
+    }
+    let warned = |part: &str| {
+        let has = |event: &serde_json::Value| {
+            event["level"] == "WARN" && event["message"].as_str().unwrap_or_default().contains(part)
+        };
+        server.log().iter().any(has)
+    };
+    assert!(warned("server.allowed_origins has null: every page"));
+    assert!(warned("server.allowed_origins has file://: every file"));
+    assert!(!warned("app://."));
+}
+
+/// Sends a byte every 50 ms until the server has had enough; returns when that was, and the
+/// connection.
+fn trickle(server: SocketAddr, bytes: impl Iterator<Item = u8>) -> (Duration, TcpStream) {
     let started = Instant::now();
     let mut stream = socket::connect(server).unwrap();
     for byte in bytes {
         if stream.write_all(&[byte]).is_err() || has_ended(&stream) {
-            return started.elapsed();
+            return (started.elapsed(), stream);
         }
         assert!(started.elapsed() < PATIENCE, "still connected");
     }
@@ -312,8 +419,7 @@ fn trickle(server: SocketAddr, bytes: impl Iterator<Item = u8>) -> Duration {
 fn has_ended(stream: &TcpStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     match stream.peek(&mut [0; 1]) {
-        Ok(0) => true,
-        Ok(_) => panic!("an answer to half a request"),
+        Ok(_) => true,
         Err(error) => wire::is_reset(&error),
     }
 }
@@ -323,9 +429,53 @@ fn a_slow_handshake_is_cut_at_its_deadline_whatever_trickles_in() {
     let server = Server::start(&["handshake.timeout_ms=1000"]);
     let endless = upgrade_request("/echo").into_iter().filter(|byte| *byte != b'\n').cycle();
     for bytes in [b"GET /echo HTTP/1.1\r\nX: ".to_vec(), b"\r\n".to_vec()] {
-        let took = trickle(server.clients, bytes.into_iter().chain(endless.clone().map(plain)));
+        let bytes = bytes.into_iter().chain(endless.clone().map(plain));
+        let (took, mut stream) = trickle(server.clients, bytes);
         assert!(took >= Duration::from_millis(900), "cut after {took:?}");
+        let (received, end) = wire::read_to_end(&mut stream).unwrap();
+        let response = check_refusal("slow", &received);
+        assert_eq!((response.status, end), (408, End::Closed));
+        assert!(response.body().contains("handshake.timeout_ms"), "{response:?}");
     }
+}
+
+/// Browsers and probes open connections that they may never use; a 408 on one would be taken for
+/// the answer to the request that comes at last.
+#[test]
+fn who_has_not_begun_a_request_is_told_nothing_at_the_deadline() {
+    let server = Server::start(&["handshake.timeout_ms=500"]);
+    let (_, mut stream) = trickle(server.clients, b"\r\n".iter().copied().cycle());
+    let (received, _) = wire::read_to_end(&mut stream).unwrap();
+    assert!(received.is_empty(), "{received:?}");
+}
+
+#[test]
+fn there_are_as_many_408_as_closes_and_the_rest_is_cut() {
+    let server = Server::start(&[
+        "server.shards=1",
+        "handshake.timeout_ms=500",
+        "refusal.close_per_second=4",
+        "refusal.http_per_second=0",
+    ]);
+    let begin = |_| {
+        let mut stream = socket::connect(server.clients).unwrap();
+        stream.write_all(b"GET /ws HTTP/1.1\r\n").unwrap();
+        stream
+    };
+    let begun: Vec<_> = (0..20).map(begin).collect();
+    let mut told = 0;
+    for mut stream in begun {
+        let (received, end) = wire::read_to_end(&mut stream).unwrap();
+        match Response::parse(&received) {
+            Some(response) => {
+                assert_eq!((response.status, end), (408, End::Closed));
+                told += 1;
+            }
+            None => assert_eq!((received.len(), end), (0, End::Reset)),
+        }
+    }
+    // A burst of one second's, and what comes back while the machine is busy.
+    assert!((4..20).contains(&told), "{told}");
 }
 
 /// No byte that would end the line or be refused.

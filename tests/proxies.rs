@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::server::{self, Server, outcomes, text};
-use support::wire::{self, Client, End, FIN, Next, Response, TEXT, frame, upgrade_request};
+use support::wire::{self, Client, FIN, Next, Response, TEXT, frame, upgrade_request};
 use support::{eventually, socket};
 
 const TRUSTED: &str = "server.trusted_proxies=127.0.0.2, 127.0.0.3";
@@ -222,6 +222,112 @@ fn a_proxy_protocol_that_is_off_is_malformed_also_from_a_proxy() {
     send(&server, PROXY, &Way::XForwardedFor.request(client(1))).unwrap().echo("but this works");
 }
 
+/// A request with these header lines more.
+fn with_lines(lines: &[&str]) -> Vec<u8> {
+    with_line(&lines.join("\r\n"))
+}
+
+/// A proxy that writes `X-Forwarded-For` passes on the `Forwarded` of its client, which must not be
+/// able to get rid of its own address so.
+#[test]
+fn a_request_with_both_headers_is_refused_and_never_let_through() {
+    let mut server = start(&[
+        "admission.deny=192.0.2.1/32, 192.0.2.2/32",
+        "admission.allow=127.0.0.2/32",
+        "admission.max_connections_per_ip=1",
+    ]);
+    let by_proxy = "X-Forwarded-For: 192.0.2.1";
+    assert_eq!(refused(send(&server, PROXY, &with_line(by_proxy))).0, 403);
+    for by_client in [
+        "Forwarded: for=8.8.8.8",
+        "Forwarded: for=192.0.2.1",
+        "Forwarded: for=unknown",
+        "Forwarded: for=_hidden",
+        "Forwarded: for=\"[fe80::1%25eth0]\"",
+        "forwarded:",
+        "FORWARDED: ,",
+    ] {
+        for lines in [[by_proxy, by_client], [by_client, by_proxy]] {
+            let (status, why) = refused(send(&server, PROXY, &with_lines(&lines)));
+            assert_eq!(status, 400, "{lines:?}");
+            assert!(why.contains("server.forwarded_header"), "{why}");
+        }
+    }
+    // The other way round.
+    let lines = ["Forwarded: for=192.0.2.2", "X-Forwarded-For:"];
+    assert_eq!(refused(send(&server, PROXY, &with_lines(&lines))).0, 400);
+    // Nobody else's headers are looked at.
+    send(&server, STRANGER, &with_lines(&[by_proxy, "Forwarded: for=8.8.8.8"])).unwrap().close();
+    let warning = server.wait_for_log("both X-Forwarded-For and Forwarded");
+    assert!(text(&warning, "message").contains("set server.forwarded_header"), "{warning}");
+    // None of them is left, neither as an attempt nor as a connection that waits.
+    eventually("nobody waits", || shows(&server, "tidegate_connections_handshaking", 0));
+    let figures = support::figures::Figures::of(&server);
+    assert_eq!(figures.sum("tidegate_connections_opened_total"), 1);
+}
+
+/// A header that is named is believed alone, whatever else comes, and from a proxy only.
+#[test]
+fn the_header_that_is_named_says_who_the_client_is_and_no_other() {
+    let others = [
+        "X-Forwarded-For: 192.0.2.9",
+        "Forwarded: for=192.0.2.9",
+        "X-Real-IP: 192.0.2.9",
+        "CF-Connecting-IP: 192.0.2.9",
+    ];
+    for (name, value) in [
+        ("x-forwarded-for", "192.0.2.9, 192.0.2.1"),
+        ("forwarded", "for=192.0.2.9, for=\"192.0.2.1:4660\""),
+        ("x-real-ip", "192.0.2.1"),
+        ("CF-Connecting-IP", "192.0.2.1:4660"),
+        ("x-envoy-external-address", "192.0.2.1"),
+    ] {
+        let server = start(&[
+            &format!("server.forwarded_header={name}"),
+            "admission.deny=192.0.2.1/32",
+            "admission.max_connections_per_ip=1",
+        ]);
+        let line = format!("{}: {value}", name.to_uppercase());
+        let beside: Vec<&str> =
+            others.iter().copied().filter(|other| !is_header(other, name)).collect();
+        let lines: Vec<&str> = beside.iter().copied().chain([line.as_str()]).collect();
+        assert_eq!(refused(send(&server, PROXY, &with_lines(&lines))).0, 403, "{lines:?}");
+        // Without it the proxy is the client, and of a stranger nothing is believed.
+        let _proxy = send(&server, PROXY, &with_lines(&beside)).unwrap();
+        assert_eq!(refused(send(&server, PROXY, &upgrade_request("/echo"))).0, 429, "{name}");
+        send(&server, STRANGER, &with_lines(&lines)).unwrap().close();
+    }
+}
+
+fn is_header(line: &str, name: &str) -> bool {
+    line.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(name))
+}
+
+/// A proxy replaces such a header; what it has not replaced could be the client's.
+#[test]
+fn a_header_for_one_address_that_has_none_or_two_is_refused() {
+    let mut server = start(&["server.forwarded_header=x-real-ip", "admission.deny=192.0.2.1/32"]);
+    for lines in [
+        &["X-Real-IP: 192.0.2.1", "X-Real-IP: 8.8.8.8"][..],
+        &["X-Real-IP: 8.8.8.8", "x-real-ip: 8.8.8.8"],
+        &["X-Real-IP: 8.8.8.8, 192.0.2.1"],
+        &["X-Real-IP:"],
+        &["X-Real-IP: unknown"],
+        &["X-Real-IP: _hidden"],
+        &["X-Real-IP: 192.0.2.1:0x50"],
+        &["X-Real-IP: 2001:db8::1%eth0"],
+        &["X-Real-IP: 0.0.0.0"],
+    ] {
+        let expected = (400, "not one address in the header of server.forwarded_header".to_owned());
+        assert_eq!(refused(send(&server, PROXY, &with_lines(lines))), expected, "{lines:?}");
+    }
+    let warning = server.wait_for_log("does not hold one address");
+    assert_eq!(text(&warning, "header"), "x-real-ip");
+    for line in ["X-Real-IP: [2001:db8::1]:4660", "X-Real-IP: fe80::1%eth0", "X-Real-IP: 8.8.8.8"] {
+        send(&server, PROXY, &with_line(line)).unwrap().close();
+    }
+}
+
 #[test]
 fn a_required_header_is_required_of_proxies_only() {
     let server = start(&["server.proxy_protocol=require"]);
@@ -331,10 +437,19 @@ fn a_header_that_does_not_come_is_waited_for_until_the_deadline() {
     let started = Instant::now();
     let (one, two) = (v1(client(1)), v2(0x21, client(1)));
     let mut waiting = Vec::new();
-    for beginning in [&b""[..], &one[..20], &two[..14], &one, &upgrade_request("/echo")[..40]] {
+    let request = upgrade_request("/echo");
+    let begun = [&one[..], &request[..40]].concat();
+    for (beginning, status) in [
+        (&b""[..], None),
+        (&one[..20], None),
+        (&two[..14], None),
+        (&one, None),
+        (&request[..40], Some(408)),
+        (&begun, Some(408)),
+    ] {
         let mut stream = silent(&server, PROXY);
         stream.write_all(beginning).unwrap();
-        waiting.push(Client::silent(stream));
+        waiting.push((stream, status));
     }
     // Bytes that trickle in do not extend it.
     let mut trickling = silent(&server, PROXY);
@@ -345,9 +460,10 @@ fn a_header_that_does_not_come_is_waited_for_until_the_deadline() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let trickled = started.elapsed();
-    waiting.push(Client::silent(trickling));
-    for mut client in waiting {
-        assert!(matches!(client.next(), Next::End(End::Closed | End::Reset)));
+    waiting.push((trickling, None));
+    for (mut stream, expected) in waiting {
+        let (received, _) = wire::read_to_end(&mut stream).unwrap();
+        assert_eq!(Response::parse(&received).map(|response| response.status), expected);
     }
     assert!(started.elapsed() < trickled + Duration::from_millis(500));
     eventually("nobody waits any more", || shows(&server, "tidegate_connections_handshaking", 0));
@@ -469,7 +585,7 @@ fn the_log_names_the_client_and_who_said_so() {
 }
 
 #[test]
-fn networks_that_are_none_are_refused_at_the_start() {
+fn what_is_no_network_and_no_header_is_refused_at_the_start() {
     for (setting, problem) in [
         (
             "server.trusted_proxies=10.0.0.1/8",
@@ -481,6 +597,13 @@ fn networks_that_are_none_are_refused_at_the_start() {
             "server.proxy_protocol=yes",
             "flag --set: server.proxy_protocol = yes is refused; allowed: off, accept, require",
         ),
+        (
+            "server.forwarded_header=X-Forwarded-Fro",
+            "flag --set: server.forwarded_header = X-Forwarded-Fro is refused (did you mean \
+             x-forwarded-for?); allowed: empty, x-forwarded-for, forwarded, x-real-ip, \
+             cf-connecting-ip, or another name of 1 to 64 letters, digits and !#$%&'*+-.^_`|~",
+        ),
+        ("server.forwarded_header=a header", "server.forwarded_header = a header is refused; "),
     ] {
         let output = server::command(&[setting]).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();

@@ -106,6 +106,12 @@ impl Ladder {
         }
     }
 
+    /// Whether a connection that is not refused can be told why it ends, and be waited for until it
+    /// has read that: it costs what a Close costs.
+    pub fn answer_timeout(&mut self, now_ns: u64) -> bool {
+        self.close.take(now_ns)
+    }
+
     /// The request of a connection that has a place is known: whether it is a browser's that can
     /// be upgraded.
     pub fn answer(&mut self, place: Place, is_browser: bool, now_ns: u64) -> Rung {
@@ -213,6 +219,14 @@ mod tests {
         assert_eq!(counts(&mut ladder, true, 9, 0), [0, 0, 1, 8]);
         assert_eq!(counts(&mut ladder, true, 9, 4 * NS_PER_SECOND - 1), [0, 0, 0, 9]);
         assert_eq!(counts(&mut ladder, true, 9, 4 * NS_PER_SECOND), [0, 0, 1, 8]);
+    }
+
+    #[test]
+    fn a_408_takes_the_place_of_a_close() {
+        let mut ladder = Ladder::new(RATES, 1);
+        assert_eq!((0..9).filter(|_| ladder.answer_timeout(0)).count(), 5);
+        assert_eq!(counts(&mut ladder, true, 100, 0), [0, 10, 20, 70]);
+        assert!(!Ladder::new(LadderRates { close: 0, ..RATES }, 1).answer_timeout(0));
     }
 
     #[test]

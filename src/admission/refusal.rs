@@ -75,10 +75,21 @@ impl RefusalReason {
         }
     }
 
+    /// The key of the limit, where it is one that trying less often keeps. A rule of
+    /// `admission.overrides` may stand for it.
+    fn key(self) -> Option<&'static str> {
+        match self {
+            Self::PerIpRate => Some("admission.connections_per_ip_per_minute"),
+            Self::PerIpConcurrent => Some("admission.max_connections_per_ip"),
+            Self::GlobalRate => Some("admission.global_connections_per_second"),
+            Self::Capacity | Self::Denied | Self::Draining | Self::Overload => None,
+        }
+    }
+
     /// The response for it, with `Retry-After` in whole seconds, rounded up and at least 1; none
     /// for [`Denied`](Self::Denied), as no time will help.
     pub fn to_refusal(self, retry_after_ms: u64) -> Refusal {
-        let refusal = Refusal::new(self.status(), self.detail());
+        let refusal = Refusal::new(self.status(), self.detail()).because(self.label(), self.key());
         let seconds = retry_after_ms.div_ceil(1000).clamp(1, u64::from(u32::MAX)) as u32;
         if self == Self::Denied { refusal } else { refusal.retry_after(seconds) }
     }
@@ -107,6 +118,17 @@ mod tests {
     fn the_index_is_the_position_in_all() {
         for (position, reason) in RefusalReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), position, "{}", reason.label());
+        }
+    }
+
+    #[test]
+    fn a_key_is_one_of_the_configuration_and_every_429_has_one() {
+        for reason in RefusalReason::ALL {
+            let limited = reason.status() == Status::TooManyRequests;
+            assert_eq!(reason.key().is_some(), limited, "{}", reason.label());
+            if let Some(key) = reason.key() {
+                assert!(crate::config::KEYS.iter().any(|known| known.name == key), "{key}");
+            }
         }
     }
 

@@ -1,7 +1,9 @@
-//! `X-Forwarded-For`, and `Forwarded` of RFC 7239: whom the proxies on the way say they forward.
+//! The header in which a proxy says whom it forwards: `X-Forwarded-For`, `Forwarded` of RFC 7239,
+//! or one that has a single address in it, as `X-Real-IP`. One of them is believed, others are not
+//! looked at: a proxy that writes one kind passes on the others as its client sent them.
 //!
-//! Every proxy adds its own peer at the right, so the rightmost entry is the word of the proxy
-//! that is connected, and everything left of the first entry that is not a trusted proxy could
+//! Every proxy adds its own peer to a list at the right, so the rightmost entry is the word of the
+//! proxy that is connected, and everything left of the first entry that is not a trusted proxy could
 //! have been written by anybody. Lists are therefore read from the right only, and nothing that
 //! stands further left can change how an entry is understood.
 
@@ -11,32 +13,95 @@ use super::{ClientAddress, Provenance, TrustedProxies, is_possible};
 use crate::http::request::header_values;
 use crate::limits;
 
-/// The client of a request whose `head` came from the trusted proxy `peer`.
-///
-/// That is the first entry from the right that is not a trusted proxy itself. An entry that
-/// cannot be read, the left end of the list and the limit of entries all end the search: then it
-/// is the last entry that could be read, or else `peer`.
-///
-/// If both headers are there and disagree, one of them is not the proxy's but was sent by the
-/// client and passed on, and nobody can tell which: then it is `peer`.
-pub fn client(head: &[u8], peer: SocketAddr, trusted: &TrustedProxies) -> ClientAddress {
-    let x_forwarded_for = x_forwarded_for(head, trusted);
-    let forwarded = forwarded(head, trusted);
-    let (found, provenance) = match (x_forwarded_for, forwarded) {
-        (Some(x_forwarded_for), None) => (x_forwarded_for, Provenance::XForwardedFor),
-        (None, Some(forwarded)) => (forwarded, Provenance::Forwarded),
-        (Some(Found(Some(one))), Some(Found(Some(other)))) if one.ip == other.ip => {
-            (Found(Some(one)), Provenance::XForwardedFor)
+/// The header that is believed (`server.forwarded_header`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For` or `Forwarded`, whichever a request has; one that has both is refused.
+    #[default]
+    EitherList,
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded`.
+    Forwarded,
+    /// The header of this name, in lower case, whose value is one address.
+    Single(String),
+}
+
+impl ForwardedHeader {
+    /// Of a name; of an empty one the default.
+    pub fn named(name: &str) -> Self {
+        match name.to_ascii_lowercase() {
+            name if name.is_empty() => Self::EitherList,
+            name if name == X_FORWARDED_FOR => Self::XForwardedFor,
+            name if name == FORWARDED => Self::Forwarded,
+            name => Self::Single(name),
         }
-        _ => (Found(None), Provenance::Peer),
-    };
-    match found.0 {
-        Some(Node { ip, port }) => ClientAddress { ip, port, provenance },
-        None => ClientAddress::of_peer(peer),
+    }
+
+    /// Its name, as it is configured.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::EitherList => "",
+            Self::XForwardedFor => X_FORWARDED_FOR,
+            Self::Forwarded => FORWARDED,
+            Self::Single(name) => name,
+        }
     }
 }
 
-/// What a header that is there led to.
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED: &str = "forwarded";
+
+/// Why nobody can tell who the client is, although a proxy says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ambiguous {
+    /// `X-Forwarded-For` and `Forwarded`: one of them is not the proxy's but was sent by the client
+    /// and passed on.
+    BothLists,
+    /// A header for a single address that is there twice, or has none or several in it.
+    NotOneAddress,
+}
+
+/// The client of a request whose `head` came from the trusted proxy `peer`, as `header` has it; if
+/// that is absent it is `peer`.
+///
+/// In a list it is the first entry from the right that is not a trusted proxy itself. An entry that
+/// cannot be read, the left end of the list and the limit of entries all end the search: then it
+/// is the last entry that could be read, or else `peer`. Entries that are met on the way are the
+/// words of trusted proxies, so no client can bring that about.
+///
+/// # Errors
+/// What a client could bring about, and what no proxy writes that is configured as it should be.
+pub fn client(
+    head: &[u8],
+    peer: SocketAddr,
+    trusted: &TrustedProxies,
+    header: &ForwardedHeader,
+) -> Result<ClientAddress, Ambiguous> {
+    let (found, provenance) = match header {
+        ForwardedHeader::EitherList => {
+            match (x_forwarded_for(head, trusted), forwarded(head, trusted)) {
+                (Some(_), Some(_)) => return Err(Ambiguous::BothLists),
+                (Some(found), None) => (found, Provenance::XForwardedFor),
+                (None, Some(found)) => (found, Provenance::Forwarded),
+                (None, None) => (Found(None), Provenance::Peer),
+            }
+        }
+        ForwardedHeader::XForwardedFor => {
+            (x_forwarded_for(head, trusted).unwrap_or(Found(None)), Provenance::XForwardedFor)
+        }
+        ForwardedHeader::Forwarded => {
+            (forwarded(head, trusted).unwrap_or(Found(None)), Provenance::Forwarded)
+        }
+        ForwardedHeader::Single(name) => (single(head, name)?, Provenance::SingleHeader),
+    };
+    Ok(match found.0 {
+        Some(Node { ip, port }) => ClientAddress { ip, port, provenance },
+        None => ClientAddress::of_peer(peer),
+    })
+}
+
+/// What a header led to.
 struct Found(Option<Node>);
 
 /// An address, and a port if there was one; otherwise 0.
@@ -48,7 +113,7 @@ struct Node {
 
 /// `None` if there is no such header.
 fn x_forwarded_for(head: &[u8], trusted: &TrustedProxies) -> Option<Found> {
-    let values = || header_values(head, "x-forwarded-for").rev();
+    let values = || header_values(head, X_FORWARDED_FOR).rev();
     values().next()?;
     let entries = values()
         .flat_map(|value| value.rsplit(|&byte| byte == b','))
@@ -59,12 +124,22 @@ fn x_forwarded_for(head: &[u8], trusted: &TrustedProxies) -> Option<Found> {
 
 /// `None` if there is no such header.
 fn forwarded(head: &[u8], trusted: &TrustedProxies) -> Option<Found> {
-    let values = || header_values(head, "forwarded").rev();
+    let values = || header_values(head, FORWARDED).rev();
     values().next()?;
     let entries = values()
         .flat_map(|value| FromRight { rest: Some(value), separator: b',' })
         .filter(|entry| !matches!(entry, Ok(entry) if entry.is_empty()));
     Some(search(entries.map(|entry| read_element(entry.ok()?)), trusted))
+}
+
+/// A header of this name that is there once and has one address in it.
+fn single(head: &[u8], name: &str) -> Result<Found, Ambiguous> {
+    let mut values = header_values(head, name);
+    let Some(value) = values.next() else { return Ok(Found(None)) };
+    match (read_address(value), values.next()) {
+        (Some(node), None) => Ok(Found(Some(node))),
+        _ => Err(Ambiguous::NotOneAddress),
+    }
 }
 
 /// The first of `entries`, from the right, that is not a trusted proxy.
@@ -157,11 +232,23 @@ fn is_hidden(rest: &str) -> bool {
 /// follows an IPv6 address.
 fn read_address(entry: &[u8]) -> Option<Node> {
     let text = std::str::from_utf8(entry).ok()?;
-    if let Ok(ip) = text.parse::<Ipv6Addr>() {
+    if let Some(ip) = read_v6(text) {
         return possible(ip.into(), 0);
     }
     read_with_port(text)
 }
+
+/// An IPv6 address. One of a link may have the zone behind it in which the proxy saw it (RFC 4007
+/// section 11), which says nothing here.
+fn read_v6(text: &str) -> Option<Ipv6Addr> {
+    let Some((address, zone)) = text.split_once('%') else { return text.parse().ok() };
+    let is_zone = (1..=ZONE_CHARS_MAX).contains(&zone.len())
+        && zone.bytes().all(|b| b.is_ascii_graphic() && !b"%/,;\"".contains(&b));
+    address.parse().ok().filter(|ip: &Ipv6Addr| is_zone && ip.is_unicast_link_local())
+}
+
+/// The longest zone: the name of an interface, whose end the kernel counts among its 16 bytes.
+const ZONE_CHARS_MAX: usize = 15;
 
 fn read_with_port(text: &str) -> Option<Node> {
     read_bracketed(text).or_else(|| read_v4(text))
@@ -177,7 +264,7 @@ fn read_v4(text: &str) -> Option<Node> {
 fn read_bracketed(text: &str) -> Option<Node> {
     let (ip, rest) = text.strip_prefix('[')?.split_once(']')?;
     let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) };
-    possible(ip.parse::<Ipv6Addr>().ok()?.into(), read_port(port)?)
+    possible(read_v6(ip)?.into(), read_port(port)?)
 }
 
 /// One to five digits (section 6.3); 0 if there is none.

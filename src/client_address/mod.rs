@@ -2,7 +2,7 @@
 //!
 //! A connection's peer is whoever opened it. If that is a trusted proxy, the client is whom the
 //! proxy names: in a PROXY header before the first byte of HTTP ([`proxy_header`]), or else in
-//! `X-Forwarded-For` or `Forwarded` ([`forwarded`]). Nothing that anybody else says is looked
+//! the one header that is believed ([`forwarded`]). Nothing that anybody else says is looked
 //! at, and nobody is trusted unless the operator said so.
 //!
 //! Pure: no system call, no clock. Not here: what the address is good for (`admission`), and
@@ -47,16 +47,19 @@ pub enum Provenance {
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
     Forwarded,
+    /// The header for a single address that `server.forwarded_header` names.
+    SingleHeader,
 }
 
 impl Provenance {
     /// All of them, in the order of [`index`](Self::index).
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Peer,
         Self::ProxyProtocolV1,
         Self::ProxyProtocolV2,
         Self::XForwardedFor,
         Self::Forwarded,
+        Self::SingleHeader,
     ];
 
     /// Position in [`ALL`](Self::ALL).
@@ -72,6 +75,7 @@ impl Provenance {
             Self::ProxyProtocolV2 => "proxy_protocol_v2",
             Self::XForwardedFor => "x_forwarded_for",
             Self::Forwarded => "forwarded",
+            Self::SingleHeader => "single_header",
         }
     }
 }

@@ -1,13 +1,21 @@
 //! The form of one entry of `server.allowed_origins`.
 //!
 //! A browser sends its origin in one spelling (RFC 6454, section 6.2: lower case, no path, no
-//! default port), and origins are compared byte by byte. An entry in any other spelling would
-//! never match, so it is refused here instead of locking out every client at run time.
+//! default port). An entry in any other spelling would never match, so it is refused here instead
+//! of locking out every client at run time.
+//!
+//! What is no page of the web has another form: `null` stands for sandboxed frames and redirects
+//! of whatever page, and for files in some browsers; `file://` for files in the others; and an
+//! embedded browser sends the scheme of its program, with whatever it has for a host or without
+//! one (`app://.`, `capacitor://localhost`).
 
 /// Says what is wrong with `origin`, if anything is.
 pub(super) fn check(origin: &str) -> Result<(), &'static str> {
     if origin == "*" {
         return Err("leave the list empty to allow every origin");
+    }
+    if origin == "null" {
+        return Ok(());
     }
     let Some((scheme, authority)) = origin.split_once("://") else {
         return Err("write the scheme too, as in https://example.com");
@@ -15,6 +23,10 @@ pub(super) fn check(origin: &str) -> Result<(), &'static str> {
     check_scheme(scheme)?;
     if authority.contains(['/', '?', '#']) {
         return Err("an origin ends after the host and port, without a slash or a path");
+    }
+    let is_web = ["http", "https", "ws", "wss"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+    if !is_web && !authority.contains(['*', ':', '[']) {
+        return check_opaque(authority);
     }
     if origin.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err("browsers send origins in lower case, so this never matches");
@@ -34,6 +46,31 @@ fn check_scheme(scheme: &str) -> Result<(), &'static str> {
         Ok(())
     } else {
         Err("what stands before :// is not a scheme such as https")
+    }
+}
+
+/// A host that is the matter of its scheme; it may be empty.
+fn check_opaque(host: &str) -> Result<(), &'static str> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;=".contains(&byte);
+    if host.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err("what stands behind :// has characters that no origin has")
+    }
+}
+
+/// What whoever allows `origin` should know, if it lets in more than a page of somebody's own.
+pub(super) fn warning(origin: &str) -> Option<&'static str> {
+    match origin {
+        "null" => Some(
+            "every page can have this origin, by a sandboxed frame or a redirect, and so connect \
+             in its visitor's name",
+        ),
+        "file://" => Some(
+            "every file that somebody opens in a browser has this origin, attachments of mails \
+             among them, and can connect in its reader's name",
+        ),
+        _ => None,
     }
 }
 
@@ -105,6 +142,12 @@ mod tests {
             "http://[::1]:3000",
             "capacitor://localhost",
             "chrome-extension://abcdefghijklmnop",
+            "null",
+            "file://",
+            "app://",
+            "app://.",
+            "vscode-webview://1aBc",
+            "capacitor://localhost:8080",
             "http://xn--bcher-kva.example",
         ] {
             assert_eq!(check(origin), Ok(()), "{origin}");
@@ -116,7 +159,13 @@ mod tests {
         for origin in [
             "",
             "*",
-            "null",
+            "Null",
+            "file:///",
+            "file:///tmp/page.html",
+            "app://user@host",
+            "app://a b",
+            "app://*",
+            "://",
             "example.com",
             "https://",
             "https://example.com/",

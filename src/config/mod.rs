@@ -26,6 +26,7 @@ mod environment;
 mod error;
 mod file;
 mod key;
+mod key_macro;
 mod made;
 mod network;
 mod reload;

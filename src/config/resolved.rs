@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::allowed_origin;
 use super::environment;
 use super::error::{ConfigError, ConfigErrors};
 use super::file;
@@ -143,6 +144,18 @@ impl Config {
                     .to_owned(),
             );
         }
+        if !self.server.forwarded_header.is_empty() && self.server.trusted_proxies.is_empty() {
+            self.warnings.push(
+                "server.forwarded_header is set but server.trusted_proxies is empty: the header \
+                 is believed of nobody"
+                    .to_owned(),
+            );
+        }
+        let warn_of = |origin: &String| {
+            allowed_origin::warning(origin)
+                .map(|why| format!("server.allowed_origins has {origin}: {why}"))
+        };
+        self.warnings.extend(self.server.allowed_origins.iter().filter_map(warn_of));
         if self.server.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
             self.warnings.push(
                 "server.trusted_proxies trusts every address: whoever connects can claim to be \

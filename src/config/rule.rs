@@ -66,6 +66,8 @@ pub enum Rule {
     RedisUrl,
     /// A few words for clients.
     Phrase,
+    /// The name of a header; empty for the default.
+    HeaderName,
     /// A name that is part of a key in Redis.
     Name {
         /// Whether it may be left out.
@@ -138,8 +140,9 @@ impl Rule {
             Rule::Networks => {
                 "addresses and networks, as in 10.0.0.7, 10.0.0.0/8 or fd00::/8".to_owned()
             }
-            Rule::Origins => "origins as a browser sends them, as in https://example.com, or \
-                 https://*.example.com for every name below it"
+            Rule::Origins => "origins as a browser sends them, as in https://example.com, \
+                 https://*.example.com for every name below it, app://host for an embedded \
+                 browser, file:// or null"
                 .to_owned(),
             Rule::Tokens => "names of letters, digits and !#$%&'*+-.^_`|~, each once".to_owned(),
             Rule::Blocks => format!("blocks of addresses; each is {}", address_block::FORM),
@@ -151,6 +154,11 @@ impl Rule {
             Rule::Path => "a path, or empty for none".to_owned(),
             Rule::RedisUrl => format!("empty for none, or {}", endpoint::FORM),
             Rule::Phrase => format!("1 to {PHRASE_MAX_BYTES} bytes without control characters"),
+            Rule::HeaderName => format!(
+                "empty, {}, or another name of 1 to {HEADER_NAME_CHARS} letters, digits and \
+                 !#$%&'*+-.^_`|~",
+                CLIENT_HEADERS.join(", ")
+            ),
             Rule::Name { may_be_empty } => {
                 let empty = if *may_be_empty { "empty, or " } else { "" };
                 format!("{empty}1 to {REDIS_NAME_CHARS} letters, digits and . _ : -")
@@ -184,6 +192,7 @@ impl Rule {
             | Rule::Path
             | Rule::RedisUrl
             | Rule::Phrase
+            | Rule::HeaderName
             | Rule::Name { .. } => Value::Text(text.to_owned()),
             Rule::Networks => {
                 let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
@@ -240,6 +249,7 @@ impl Rule {
             | Rule::Path
             | Rule::RedisUrl
             | Rule::Phrase
+            | Rule::HeaderName
             | Rule::Name { .. } => {
                 Value::Text(written.as_str().ok_or_else(|| wrong_type("a string"))?.to_owned())
             }
@@ -301,6 +311,7 @@ impl Rule {
                 }
                 true
             }
+            (Rule::HeaderName, Value::Text(name)) => return check_header_name(name),
             (Rule::Name { may_be_empty }, Value::Text(name)) => {
                 let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
                 let fits = name.len() <= REDIS_NAME_CHARS && (*may_be_empty || !name.is_empty());
@@ -309,6 +320,25 @@ impl Rule {
             _ => true,
         };
         if allowed { Ok(()) } else { Err(None) }
+    }
+}
+
+/// Headers in which proxies say who the client is.
+const CLIENT_HEADERS: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip"];
+
+/// The longest name of a header: twice what any proxy uses.
+const HEADER_NAME_CHARS: usize = 64;
+
+/// A slip in one of the known names would make another header of it, which no proxy writes.
+fn check_header_name(name: &str) -> Result<(), Hint> {
+    let lower = name.to_ascii_lowercase();
+    if lower.len() > HEADER_NAME_CHARS || !lower.bytes().all(is_tchar) {
+        return Err(None);
+    }
+    let near = |known: &&&str| (1..=2).contains(&strsim::osa_distance(&lower, known));
+    match CLIENT_HEADERS.iter().find(near) {
+        Some(meant) if !lower.is_empty() => Err(Some(format!("did you mean {meant}?"))),
+        _ => Ok(()),
     }
 }
 

@@ -8,12 +8,13 @@
 //! systems. A key is added together with what obeys it.
 
 use super::key::{Key, LegacyName, Preset};
+use super::key_macro::keys;
 use super::rule::{Rule, between, power_of_two, zero_or};
 use super::shutdown_hook::ShutdownHook;
 use super::source::Origin;
 use super::source_override::Overrides;
 use super::value::{LogFormat, ProxyProtocol, Secret, Setting, Value};
-use crate::limits::RECEIVE_BUFFERS_KEPT;
+use crate::limits::{HEAD_BYTES, RECEIVE_BUFFERS_KEPT};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,88 +43,6 @@ const fn legacy_seconds(name: &'static str) -> LegacyName {
     LegacyName { name, factor: 1000, unit: "s" }
 }
 
-macro_rules! keys {
-    ($(
-        $(#[doc = $section_about:literal])*
-        $section:ident: $Section:ident {
-            $(
-                $(#[doc = $about:literal])*
-                $field:ident: $Type:ty = $preset:expr, $rule:expr, $unit:literal
-                    $(, also $legacy:expr)*;
-            )*
-        }
-    )*) => {
-        /// Every key, by section, in the order of the default file.
-        pub const KEYS: &[Key] = &[$($(
-            Key {
-                name: concat!(stringify!($section), ".", stringify!($field)),
-                preset: $preset,
-                rule: $rule,
-                unit: $unit,
-                legacy: &[$($legacy),*],
-                about: &[$($about),*],
-            },
-        )*)*];
-
-        /// The sections in order, each with its explanation.
-        pub(super) const SECTIONS: &[(&str, &[&str])] =
-            &[$((stringify!($section), &[$($section_about),*])),*];
-
-        $(
-            $(#[doc = $section_about])*
-            #[derive(Debug, Clone, PartialEq)]
-            pub struct $Section {
-                $(
-                    $(#[doc = $about])*
-                    #[doc = ""]
-                    #[doc = concat!(
-                        "Default `", stringify!($preset), "`, allowed `", stringify!($rule),
-                        "`, unit: ", $unit, "."
-                    )]
-                    pub $field: $Type,
-                )*
-            }
-        )*
-
-        /// The configuration in force: one struct for each section, one field for each key.
-        ///
-        /// Values obey their ranges. Those that stand for another key's value, and caps longer
-        /// than the deadline they are part of, have been replaced.
-        #[derive(Debug, Clone, PartialEq)]
-        pub struct Config {
-            $(
-                $(#[doc = $section_about])*
-                pub $section: $Section,
-            )*
-            /// What the operator should know although nothing is refused; to be logged at the
-            /// start.
-            pub warnings: Vec<String>,
-            /// Where each value comes from, in the order of [`KEYS`].
-            pub(super) origins: Vec<Origin>,
-        }
-
-        impl Config {
-            /// Makes the typed form of `values`, one for each key in the order of [`KEYS`].
-            pub(super) fn from_values(values: Vec<Value>, origins: Vec<Origin>) -> Config {
-                assert_eq!(values.len(), KEYS.len(), "one value for each key");
-                let mut values = values.into_iter();
-                Config {
-                    $($section: $Section {
-                        $($field: next(&mut values),)*
-                    },)*
-                    warnings: Vec::new(),
-                    origins,
-                }
-            }
-
-            /// The values in the order of [`KEYS`], secrets included.
-            pub(super) fn values(&self) -> Vec<Value> {
-                vec![$($(self.$section.$field.to_value(),)*)*]
-            }
-        }
-    };
-}
-
 fn next<T: Setting>(values: &mut impl Iterator<Item = Value>) -> T {
     values.next().map_or_else(|| unreachable!("values were counted"), T::from_value)
 }
@@ -149,15 +68,23 @@ keys! {
 
         /// Which web pages may connect, by the Origin that the browser sends. Clients that
         /// send no Origin are not browsers and always may. An empty list allows every page,
-        /// which is right only if a connection by itself gives access to nothing.
+        /// which is right only if a connection by itself gives access to nothing. Files have
+        /// file:// or null, by browser; null is also what every sandboxed frame has.
         allowed_origins: Vec<String> = Text(""), Rule::Origins, "";
 
         /// The proxies that tell the truth about whom they forward. From their addresses, and
-        /// from no others, a PROXY header (if server.proxy_protocol allows it) or else
-        /// X-Forwarded-For or Forwarded says who the client is; limits then apply to that
+        /// from no others, a PROXY header (if server.proxy_protocol allows it) or else the
+        /// header of server.forwarded_header says who the client is; limits then apply to that
         /// client. Whoever can connect from one of these addresses can claim to be anybody.
         /// An empty list trusts nobody.
         trusted_proxies: Vec<IpNet> = Text(""), Rule::Networks, "";
+
+        /// The one header in which trusted proxies say who the client is: x-forwarded-for,
+        /// forwarded, or a header that has a single address in it, such as x-real-ip or
+        /// cf-connecting-ip. Others are not looked at, because a proxy passes on what its client
+        /// sends in them. If it is empty, x-forwarded-for or forwarded, and a request that has
+        /// both is refused with 400. Name the one that your proxy writes.
+        forwarded_header: String = Text(""), Rule::HeaderName, "";
 
         /// Whether a trusted proxy begins a connection with a PROXY header, version 1 or 2:
         /// off, accept (it may) or require (it must). From anybody else, and with off, a PROXY
@@ -332,10 +259,16 @@ keys! {
         /// accepted. Bytes that trickle in do not extend it.
         timeout_ms: u64 = Number(5000), between(10, 10 * MINUTE_MS), "ms";
 
+        /// How long the head of an upgrade request may be, from the request line to the blank
+        /// line; a longer one is answered 431. It bounds what an unfinished request can make the
+        /// server keep. A browser's request takes less than 1 KB without cookies, and each cookie
+        /// 4 KB at most; proxies pass on 16 to 32 KB. Raise it where cookies or tokens are larger.
+        max_head_bytes: usize = Number(HEAD_BYTES as u64), between(1024, 65_536), "bytes";
+
         /// How many connections may be accepted and not upgraded at the same time, over all
         /// shards. One more ends the oldest, so that many who say nothing do not keep out those
-        /// who speak. Each holds about 5 KB in the kernel, and up to 8 KB once a part of its
-        /// request has come. The default is a storm of 13,000 a second of which nobody says
+        /// who speak. Each holds about 5 KB in the kernel, and up to handshake.max_head_bytes once
+        /// a part of its request has come. The default is a storm of 13,000 a second of which nobody says
         /// anything within the default timeout; honest clients are there for one round trip. Less
         /// than what arrives in a round trip would end them too.
         max_pending: u64 = Number(65_536), between(64, 100_000_000), "connections";

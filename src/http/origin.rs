@@ -19,7 +19,7 @@ enum Pattern {
     Any,
     /// `null`: sandboxed frames, files and some redirects, whoever wrote them.
     Null,
-    /// `https://example.com`
+    /// `https://example.com`; the host is empty in `file://`.
     Exact { scheme: String, host: String },
     /// `https://*.example.com`: the suffix begins with the dot.
     Subdomains { scheme: String, suffix: String },
@@ -47,8 +47,8 @@ impl std::error::Error for InvalidOrigin {}
 
 impl AllowedOrigins {
     /// Reads the entries of a list: `https://example.com` for exactly that origin,
-    /// `https://*.example.com` for its subdomains at any depth and not for itself, `null`, or
-    /// `*` for every origin. Case does not matter, and neither does a port that is the scheme's
+    /// `https://*.example.com` for its subdomains at any depth and not for itself, `file://`,
+    /// `null`, or `*` for every origin. Case does not matter, and neither does a port that is the scheme's
     /// own (443 for https and wss, 80 for http and ws).
     ///
     /// # Errors
@@ -93,7 +93,9 @@ fn parse_pattern(entry: &str) -> Option<Pattern> {
         Some(domain) if is_host(domain) => {
             Some(Pattern::Subdomains { scheme, suffix: host[1..].to_ascii_lowercase() })
         }
-        None if is_host(host) => Some(Pattern::Exact { scheme, host: host.to_ascii_lowercase() }),
+        None if is_host(host) || (host.is_empty() && !is_web(&scheme)) => {
+            Some(Pattern::Exact { scheme, host: host.to_ascii_lowercase() })
+        }
         _ => None,
     }
 }
@@ -122,6 +124,11 @@ fn is_subdomain(host: &str, suffix: &str) -> bool {
         && labels.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
+/// Schemes whose origins have a host.
+fn is_web(scheme: &str) -> bool {
+    ["http", "https", "ws", "wss"].contains(&scheme)
+}
+
 fn is_host(host: &str) -> bool {
     !host.contains('*') && super::target::is_authority(host)
 }
@@ -145,6 +152,8 @@ mod tests {
             "http://localhost:3000",
             "https://*.example.net:8443",
             "https://default.example:443",
+            "file://",
+            "app://.",
         ])
         .unwrap();
         for allowed in [
@@ -156,6 +165,8 @@ mod tests {
             "http://localhost:3000",
             "https://a.example.net:8443",
             "https://default.example",
+            "file://",
+            "app://.",
         ] {
             assert!(list.allows(allowed), "{allowed}");
         }
@@ -176,6 +187,11 @@ mod tests {
             "https://a.example.net",
             "example.com",
             "https://example.com/",
+            "file:///",
+            "file://localhost",
+            "files://",
+            "app://",
+            "app://a",
         ] {
             assert!(!list.allows(refused), "{refused}");
         }

@@ -13,7 +13,7 @@ pub enum Status {
     NotFound = 404,
     /// Not a GET; the response carries `Allow` (RFC 9110 section 15.5.6).
     MethodNotAllowed = 405,
-    /// The request did not arrive in time.
+    /// The request has begun and did not arrive in time (RFC 9110 section 15.5.9).
     RequestTimeout = 408,
     /// Not a WebSocket request, or of another version; the response carries `Upgrade` (RFC 9110
     /// section 15.5.22) and `Sec-WebSocket-Version` (RFC 6455 section 4.4).
@@ -22,7 +22,7 @@ pub enum Status {
     TooManyRequests = 429,
     /// The head is too long or has too many headers (RFC 6585 section 5).
     HeaderFieldsTooLarge = 431,
-    /// Something of ours failed.
+    /// Something failed. The server itself never says so; a handler of a program may.
     InternalServerError = 500,
     /// Full, draining or overloaded.
     ServiceUnavailable = 503,
@@ -54,7 +54,7 @@ impl Status {
 /// What the response to a refused request carries as its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Body {
-    /// One line of JSON with the detail and the status, for programs.
+    /// One line of JSON with the detail, the status, the reason and the key, for programs.
     Json,
     /// The detail as plain text, for a person who opened the address in a browser.
     Text,
@@ -69,6 +69,11 @@ pub struct Refusal {
     pub status: Status,
     /// What was wrong, for the response and the log. Ours, never a part of the request.
     pub detail: &'static str,
+    /// One word for it, for programs.
+    pub reason: Option<&'static str>,
+    /// The configuration key of the limit that was met, for whoever operates the server or asks its
+    /// operator. The limit itself is not told: it would say how much an attacker can have.
+    pub key: Option<&'static str>,
     /// When trying again makes sense, in seconds from now.
     pub retry_after_s: Option<u32>,
     /// The form of the body.
@@ -78,12 +83,18 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with a JSON body and no `Retry-After`.
     pub const fn new(status: Status, detail: &'static str) -> Self {
-        Self { status, detail, retry_after_s: None, body: Body::Json }
+        let body = Body::Json;
+        Self { status, detail, reason: None, key: None, retry_after_s: None, body }
     }
 
     /// A request that breaks a rule (400).
     pub const fn bad_request(detail: &'static str) -> Self {
         Self::new(Status::BadRequest, detail)
+    }
+
+    /// The same with one word for the reason, and the key of the limit if there is one.
+    pub const fn because(self, reason: &'static str, key: Option<&'static str>) -> Self {
+        Self { reason: Some(reason), key, ..self }
     }
 
     /// The same with `Retry-After`.

@@ -3,9 +3,6 @@
 
 use super::refusal::{Refusal, Status};
 
-/// The longest head, request line and headers and blank line together, in bytes.
-pub const HEAD_BYTES_MAX: usize = 8192;
-
 /// How far a head has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
@@ -13,7 +10,7 @@ pub enum Head {
     Incomplete,
     /// The head ends here; what follows it is not a part of it.
     Complete {
-        /// Length of the head in bytes, its blank line included; at most [`HEAD_BYTES_MAX`].
+        /// Length of the head in bytes, its blank line included.
         len: usize,
     },
 }
@@ -49,15 +46,16 @@ const _: () = assert!(size_of::<HeadScanner>() == 8, "one per connection that is
 impl HeadScanner {
     /// Looks at the bytes that are new in `bytes`: everything received on the connection so far,
     /// frames that follow the head included. Not to be called again once it has said `Complete`.
+    /// The head may have `most` bytes, at every call the same.
     ///
     /// Empty lines before the request line are skipped (RFC 9112 section 2.2).
     ///
     /// # Errors
     /// 400 for a line that ends in a bare LF or contains a bare CR, for NUL and the other control
     /// characters, for a folded header (RFC 9112 section 5.2), and for the first byte of a TLS
-    /// handshake; 431 when the head is longer than [`HEAD_BYTES_MAX`].
-    pub fn scan(&mut self, bytes: &[u8]) -> Result<Head, Refusal> {
-        let bytes = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    /// handshake; 431 when the head is longer than `most`.
+    pub fn scan(&mut self, bytes: &[u8], most: usize) -> Result<Head, Refusal> {
+        let bytes = &bytes[..bytes.len().min(most)];
         while let Some((&next, rest)) = bytes.get(self.scanned()..).and_then(<[u8]>::split_first) {
             match (self.at, next) {
                 (At::Line, _) => {
@@ -81,7 +79,7 @@ impl HeadScanner {
             }
             self.scanned += 1;
         }
-        if bytes.len() == HEAD_BYTES_MAX { Err(TOO_LONG) } else { Ok(Head::Incomplete) }
+        if bytes.len() == most { Err(TOO_LONG) } else { Ok(Head::Incomplete) }
     }
 
     /// Goes on to the CR that ends the line, or to the end of what has arrived.
@@ -118,7 +116,8 @@ const BARE_CR: Refusal = Refusal::bad_request("CR without LF");
 const BARE_LF: Refusal = Refusal::bad_request("LF without CR");
 const CONTROL: Refusal = Refusal::bad_request("control character in the head");
 const FOLDED: Refusal = Refusal::bad_request("folded header");
-const TOO_LONG: Refusal = Refusal::new(Status::HeaderFieldsTooLarge, "head longer than 8192 bytes");
+const TOO_LONG: Refusal =
+    Refusal::new(Status::HeaderFieldsTooLarge, "head longer than handshake.max_head_bytes");
 
 /// The values of every header with this name in a complete head, in order, without surrounding
 /// white space. Case does not matter. Nothing else of the request is judged.
@@ -167,10 +166,11 @@ pub fn client_upgrade(host: &str, path_and_query: &str, key: &str, out: &mut Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::HEAD_BYTES;
     use proptest::prelude::*;
 
     fn scan(bytes: &[u8]) -> Result<Head, Refusal> {
-        HeadScanner::default().scan(bytes)
+        HeadScanner::default().scan(bytes, HEAD_BYTES)
     }
 
     #[test]
@@ -210,15 +210,18 @@ mod tests {
 
     #[test]
     fn a_head_may_be_as_long_as_the_limit_and_no_longer() {
-        let mut head = b"GET / HTTP/1.1\r\nA: ".to_vec();
-        head.resize(HEAD_BYTES_MAX - 4, b'a');
-        head.extend(b"\r\n\r\n");
-        assert_eq!(scan(&head), Ok(Head::Complete { len: HEAD_BYTES_MAX }));
-        head.insert(30, b'a');
-        assert_eq!(scan(&head), Err(TOO_LONG));
-        assert_eq!(scan(&head[..HEAD_BYTES_MAX]), Err(TOO_LONG));
-        assert_eq!(scan(&head[..HEAD_BYTES_MAX - 1]), Ok(Head::Incomplete));
-        assert_eq!(scan(&b"\r\n".repeat(HEAD_BYTES_MAX)), Err(TOO_LONG));
+        for most in [1_024, HEAD_BYTES, 65_536] {
+            let scan = |bytes: &[u8]| HeadScanner::default().scan(bytes, most);
+            let mut head = b"GET / HTTP/1.1\r\nA: ".to_vec();
+            head.resize(most - 4, b'a');
+            head.extend(b"\r\n\r\n");
+            assert_eq!(scan(&head), Ok(Head::Complete { len: most }));
+            head.insert(30, b'a');
+            assert_eq!(scan(&head), Err(TOO_LONG));
+            assert_eq!(scan(&head[..most]), Err(TOO_LONG));
+            assert_eq!(scan(&head[..most - 1]), Ok(Head::Incomplete));
+            assert_eq!(scan(&b"\r\n".repeat(most)), Err(TOO_LONG));
+        }
     }
 
     const PIECES: [&str; 9] =
@@ -239,7 +242,7 @@ mod tests {
             let mut ends: Vec<usize> = cuts.iter().map(|&cut| cut.min(bytes.len())).collect();
             ends.push(bytes.len());
             ends.sort_unstable();
-            let split = ends.iter().map(|&end| scanner.scan(&bytes[..end]))
+            let split = ends.iter().map(|&end| scanner.scan(&bytes[..end], HEAD_BYTES))
                 .find(|outcome| *outcome != Ok(Head::Incomplete))
                 .unwrap_or(Ok(Head::Incomplete));
             prop_assert_eq!(whole, split);

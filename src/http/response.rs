@@ -7,7 +7,6 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::fields;
 use super::refusal::{Body, Refusal, Status};
-use super::request::HEAD_BYTES_MAX;
 use super::upgrade::HEADERS_MAX;
 
 /// Appends the 101 for a request with this key (RFC 6455 section 4.2.2). `protocol` is one of
@@ -48,7 +47,7 @@ pub fn refuse(refusal: &Refusal, out: &mut Vec<u8>) {
 }
 
 fn write_refusal(refusal: &Refusal, out: &mut String) -> fmt::Result {
-    let Refusal { status, detail, retry_after_s, body } = *refusal;
+    let Refusal { status, detail, reason, key, retry_after_s, body } = *refusal;
     write!(out, "HTTP/1.1 {} {}\r\n", status.code(), status.phrase())?;
     match status {
         // A sender of Upgrade has to name it in Connection too (RFC 9110 section 7.8).
@@ -63,7 +62,7 @@ fn write_refusal(refusal: &Refusal, out: &mut String) -> fmt::Result {
     }
     let (content_type, content) = match body {
         Body::Text => ("text/plain; charset=utf-8", format!("{detail}\n")),
-        Body::Json | Body::Empty => ("application/json", json_line(status, detail)?),
+        Body::Json | Body::Empty => ("application/json", json_line(status, detail, reason, key)?),
     };
     write!(out, "Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n", content.len())?;
     if body != Body::Empty {
@@ -72,7 +71,13 @@ fn write_refusal(refusal: &Refusal, out: &mut String) -> fmt::Result {
     Ok(())
 }
 
-fn json_line(status: Status, detail: &str) -> Result<String, fmt::Error> {
+/// `reason` and `key` are words of ours, which need no escapes.
+fn json_line(
+    status: Status,
+    detail: &str,
+    reason: Option<&str>,
+    key: Option<&str>,
+) -> Result<String, fmt::Error> {
     let mut line = String::from("{\"error\":\"");
     for character in detail.chars() {
         match character {
@@ -81,7 +86,13 @@ fn json_line(status: Status, detail: &str) -> Result<String, fmt::Error> {
             other => line.push(other),
         }
     }
-    writeln!(line, "\",\"status\":{}}}", status.code())?;
+    write!(line, "\",\"status\":{}", status.code())?;
+    for (name, value) in [("reason", reason), ("key", key)] {
+        if let Some(value) = value {
+            write!(line, ",\"{name}\":\"{value}\"")?;
+        }
+    }
+    line.push_str("}\n");
     Ok(line)
 }
 
@@ -114,12 +125,15 @@ impl ClientResponse<'_> {
     }
 }
 
+/// The longest head of a response that the load tool reads, in bytes.
+const RESPONSE_HEAD_BYTES: usize = 8_192;
+
 /// A response that is not HTTP/1.1, or whose head has no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadResponse {
     /// What the parser said.
     Malformed(httparse::Error),
-    /// No end after [`HEAD_BYTES_MAX`] bytes.
+    /// No end after 8 KiB.
     TooLong,
 }
 
@@ -127,7 +141,7 @@ impl fmt::Display for BadResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed(error) => write!(f, "malformed response: {error}"),
-            Self::TooLong => write!(f, "response head longer than {HEAD_BYTES_MAX} bytes"),
+            Self::TooLong => write!(f, "response head longer than {RESPONSE_HEAD_BYTES} bytes"),
         }
     }
 }
@@ -143,11 +157,11 @@ pub fn parse_client(bytes: &[u8]) -> Result<Option<ClientResponse<'_>>, BadRespo
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    let head = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    let head = &bytes[..bytes.len().min(RESPONSE_HEAD_BYTES)];
     let head_len =
         match config.parse_response_with_uninit_headers(&mut response, head, &mut headers) {
             Ok(httparse::Status::Complete(len)) => len,
-            Ok(httparse::Status::Partial) if head.len() == HEAD_BYTES_MAX => {
+            Ok(httparse::Status::Partial) if head.len() == RESPONSE_HEAD_BYTES => {
                 return Err(BadResponse::TooLong);
             }
             Ok(httparse::Status::Partial) => return Ok(None),
@@ -234,6 +248,11 @@ mod tests {
         );
         let text = refused(refusal.with_body(Body::Text));
         assert!(text.contains("text/plain") && text.ends_with("\r\n\r\na \"b\" \\ \n\n"));
+        let limited = refusal.because("per_ip_rate", Some("admission.x"));
+        assert!(
+            refused(limited)
+                .ends_with(",\"status\":400,\"reason\":\"per_ip_rate\",\"key\":\"admission.x\"}\n")
+        );
         let empty = refused(refusal.with_body(Body::Empty));
         assert!(empty.ends_with("\r\n\r\n") && !empty.contains("Content-Length: 0"));
     }
@@ -241,7 +260,7 @@ mod tests {
     #[test]
     fn responses_that_are_not_http() {
         assert!(matches!(parse_client(b"SSH-2.0-x\r\n"), Err(BadResponse::Malformed(_))));
-        let endless = [&b"HTTP/1.1 101 x\r\nA: "[..], &[b'a'; HEAD_BYTES_MAX]].concat();
+        let endless = [&b"HTTP/1.1 101 x\r\nA: "[..], &[b'a'; RESPONSE_HEAD_BYTES]].concat();
         assert_eq!(parse_client(&endless), Err(BadResponse::TooLong));
     }
 }

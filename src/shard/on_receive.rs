@@ -295,7 +295,7 @@ impl<E: Environment> Shard<E> {
         head: Vec<u8>,
         mut scanner: HeadScanner,
     ) -> Option<(usize, Vec<u8>)> {
-        match scanner.scan(&head) {
+        match scanner.scan(&head, self.settings.max_head_bytes) {
             Ok(Head::Incomplete) => {
                 self.before_upgrade.insert(token.slot, BeforeUpgrade::Head(head, scanner));
                 return None;

@@ -115,7 +115,7 @@ impl<E: Environment> Shard<E> {
                 self.timers.set(&mut self.connections, token.slot, next);
                 self.calm(token);
             }
-            Due::HandshakeTimeout => self.end(token, CloseReason::HandshakeTimeout),
+            Due::HandshakeTimeout => self.on_handshake_timeout(token),
             Due::KeepaliveTimeout => self.cut(token, CloseReason::KeepaliveTimeout),
             Due::WriteTimeout => self.cut(token, CloseReason::SlowConsumer),
             Due::MessageTimeout => self.on_message_timeout(token),

@@ -17,6 +17,7 @@ use crate::close_reason::CloseReason;
 use crate::connection::State;
 use crate::connection::deadline::is_reached;
 use crate::environment::Environment;
+use crate::http::refusal::{Refusal, Status};
 use crate::http::request::{Head, HeadScanner};
 use crate::http::{response, upgrade};
 use crate::ring::{Frame, Received, Ring, Token};
@@ -25,6 +26,9 @@ use crate::websocket::close_frame;
 /// How long nobody is accepted when all ways to refuse are used up: 64 to 128 ms. The budgets
 /// refill meanwhile, and who is in the backlog is accepted afterwards.
 const SILENCE_TICKS: u32 = 2;
+
+const TOO_LATE: Refusal =
+    Refusal::new(Status::RequestTimeout, "the request took longer than handshake.timeout_ms");
 
 /// What a shard keeps for refusing.
 #[derive(Debug)]
@@ -113,7 +117,7 @@ impl<E: Environment> Shard<E> {
         let Some(BeforeUpgrade::TurnedAway(away)) = self.before_upgrade.get_mut(&token.slot) else {
             return;
         };
-        match away.scanner.scan(&away.head) {
+        match away.scanner.scan(&away.head, self.settings.max_head_bytes) {
             Ok(Head::Incomplete) => {}
             Ok(Head::Complete { len }) => {
                 let mut head = std::mem::take(&mut away.head);
@@ -154,6 +158,26 @@ impl<E: Environment> Shard<E> {
             }
         }
         self.metrics.refusals[rung.index()].add(1);
+    }
+
+    /// The deadline of a handshake. A client whose request has begun, or the proxy that forwards it,
+    /// is told 408 as far as there is budget for it, and then closes by itself. One that has said
+    /// nothing is cut without a word, because browsers and probes open connections that they may
+    /// never use, and would take a 408 for the answer to their next request.
+    pub(super) fn on_handshake_timeout(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let waits = matches!(connection.state, State::Handshake | State::Unadmitted);
+        let begun = matches!(
+            self.before_upgrade.get(&token.slot),
+            Some(BeforeUpgrade::Head(head, _)) if !head.trim_ascii_start().is_empty()
+        );
+        if !(waits && begun && self.refusing.ladder.answer_timeout(self.now.ns())) {
+            return self.end(token, CloseReason::HandshakeTimeout);
+        }
+        connection.reason = Some(CloseReason::HandshakeTimeout);
+        self.before_upgrade.remove(&token.slot);
+        self.unadmitted.remove(&token.slot);
+        self.refuse(token, &TOO_LATE, false);
     }
 
     /// Resets a connection that is refused, and is silent afterwards if that was too much too.

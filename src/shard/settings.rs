@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::admission::{LadderRates, Prefixes};
 use crate::client_address::TrustedProxies;
+use crate::client_address::forwarded::ForwardedHeader;
 use crate::config::{Config, ProxyProtocol};
 use crate::connection::deadline::Deadlines;
 use crate::http::origin::{AllowedOrigins, InvalidOrigin};
@@ -40,6 +41,10 @@ pub struct Settings {
     pub prefixes: Prefixes,
     /// Who may say for whom it connects.
     pub trusted_proxies: TrustedProxies,
+    /// The header in which such a proxy does so.
+    pub forwarded_header: ForwardedHeader,
+    /// The longest head of a request in bytes.
+    pub max_head_bytes: usize,
     /// Whether such a proxy does so in a PROXY header.
     pub proxy_protocol: ProxyProtocol,
     /// Connections that may be accepted and not upgraded.
@@ -91,6 +96,8 @@ impl Settings {
             gather: Duration::from_micros(config.server.gather_us),
             prefixes: config.admission.prefixes(),
             trusted_proxies: TrustedProxies::new(&config.server.trusted_proxies),
+            forwarded_header: ForwardedHeader::named(&config.server.forwarded_header),
+            max_head_bytes: config.handshake.max_head_bytes,
             proxy_protocol: config.server.proxy_protocol,
             half_open: half_open(config.handshake.max_pending, shards),
             refusal_rates: LadderRates {

@@ -5,12 +5,17 @@
 //! source; how many there may be is bounded. Nobody else's connections come here.
 
 use std::net::SocketAddr;
+use std::sync::Once;
+
+use tracing::warn;
 
 use super::Shard;
 use super::on_receive::BeforeUpgrade;
+use super::settings::Settings;
 use crate::admission::{RefusalReason, Rung, Verdict};
+use crate::client_address::ClientAddress;
+use crate::client_address::forwarded::{self, Ambiguous, ForwardedHeader};
 use crate::client_address::proxy_header::{Header, HeaderReader, Malformed};
-use crate::client_address::{ClientAddress, forwarded};
 use crate::close_reason::CloseReason;
 use crate::config::ProxyProtocol;
 use crate::connection::State;
@@ -22,6 +27,38 @@ use crate::ring::{Received, Ring, Token};
 
 const MALFORMED: Refusal = Refusal::bad_request("malformed PROXY header");
 const NO_HEADER: Refusal = Refusal::bad_request("this proxy has to send a PROXY header");
+
+/// What a client is told whose address nobody can tell.
+const fn refusal_of(ambiguous: Ambiguous) -> Refusal {
+    match ambiguous {
+        Ambiguous::BothLists => Refusal::bad_request(
+            "both X-Forwarded-For and Forwarded; server.forwarded_header says which is believed",
+        ),
+        Ambiguous::NotOneAddress => {
+            Refusal::bad_request("not one address in the header of server.forwarded_header")
+        }
+    }
+}
+
+/// Says once in a process that requests of a proxy are refused for this: clients can bring it
+/// about, but so can a proxy that is set up otherwise than the server.
+fn warn_once(ambiguous: Ambiguous, peer: SocketAddr, header: &ForwardedHeader) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| match ambiguous {
+        Ambiguous::BothLists => warn!(
+            %peer,
+            "a request of a trusted proxy has both X-Forwarded-For and Forwarded and is refused \
+             with 400; if the proxy writes both, set server.forwarded_header to the one to \
+             believe, otherwise have it remove the one that it does not write"
+        ),
+        Ambiguous::NotOneAddress => warn!(
+            %peer,
+            header = header.name(),
+            "a request of a trusted proxy is refused with 400 because server.forwarded_header is \
+             there more than once or does not hold one address; check that the proxy replaces it"
+        ),
+    });
+}
 
 /// What is known of a connection that is not admitted yet. Beside the table of connections,
 /// because few are in that state at a time.
@@ -102,8 +139,17 @@ impl<E: Environment> Shard<E> {
     /// refused it has been told so.
     pub(super) fn standing(&mut self, token: Token, head: &[u8]) -> Standing {
         let Some(waiting) = self.unadmitted.get(&token.slot) else { return Standing::Admitted };
-        let client = forwarded::client(head, waiting.peer, &self.settings.trusted_proxies);
-        self.admit_client(token, client, head)
+        let peer = waiting.peer;
+        let Settings { trusted_proxies, forwarded_header, .. } = &self.settings;
+        match forwarded::client(head, peer, trusted_proxies, forwarded_header) {
+            Ok(client) => self.admit_client(token, client, head),
+            Err(ambiguous) => {
+                warn_once(ambiguous, peer, forwarded_header);
+                self.unadmitted.remove(&token.slot);
+                self.refuse_upgrade(token, &refusal_of(ambiguous), true);
+                Standing::Refused
+            }
+        }
     }
 
     /// The client is known: the connection is its from now on. `request` is what has been read of

@@ -11,17 +11,23 @@ fn trusted() -> TrustedProxies {
     TrustedProxies::new(&["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap()))
 }
 
-fn client_of(lines: &[&str]) -> ClientAddress {
+fn client_by(header: &str, lines: &[&str]) -> Result<ClientAddress, Ambiguous> {
     let mut head = "GET / HTTP/1.1\r\nHost: a\r\n".to_owned();
     lines.iter().for_each(|line| head.extend([line, "\r\n"]));
     head.push_str("\r\n");
-    client(head.as_bytes(), SocketAddr::new(PEER.parse().unwrap(), 7), &trusted())
+    let peer = SocketAddr::new(PEER.parse().unwrap(), 7);
+    client(head.as_bytes(), peer, &trusted(), &ForwardedHeader::named(header))
 }
 
 /// Address and port in the notation of a socket address; the peer's stands for "nobody else".
+fn shown_by(header: &str, lines: &[&str]) -> Result<String, Ambiguous> {
+    let shown = |ClientAddress { ip, port, .. }| SocketAddr::new(ip, port).to_string();
+    client_by(header, lines).map(shown)
+}
+
+/// By default.
 fn shown(lines: &[&str]) -> String {
-    let ClientAddress { ip, port, .. } = client_of(lines);
-    SocketAddr::new(ip, port).to_string()
+    shown_by("", lines).unwrap()
 }
 
 const NOBODY: &str = "10.0.0.1:7";
@@ -51,7 +57,15 @@ fn x_forwarded_for_is_read_from_the_right() {
         ("192.0.2.1, 01.2.3.4", NOBODY),
         ("192.0.2.1, [2001:db8::1", NOBODY),
         ("192.0.2.1, [2001:db8::1]4660", NOBODY),
-        ("192.0.2.1, fe80::1%eth0", NOBODY),
+        ("192.0.2.1, fe80::1%eth0", "[fe80::1]:0"),
+        ("192.0.2.1, [fe80::1%25]:4660", "[fe80::1]:4660"),
+        // Only an address of a link has a zone, and a zone has a name.
+        ("192.0.2.1, 2001:db8::1%eth0", NOBODY),
+        ("192.0.2.1, fe80::1%", NOBODY),
+        ("192.0.2.1, fe80::1%a%b", NOBODY),
+        ("192.0.2.1, fe80::1%sixteen-letters.", NOBODY),
+        ("192.0.2.1, 169.254.0.1%eth0", NOBODY),
+        ("192.0.2.1, _hidden", NOBODY),
         ("192.0.2.1, \"1.2.3.4\"", NOBODY),
         ("192.0.2.1, 0.0.0.0", NOBODY),
         ("192.0.2.1, ffff:ffff:c000:201::", NOBODY),
@@ -126,23 +140,95 @@ fn forwarded_is_read_from_the_right() {
 }
 
 #[test]
-fn two_headers_count_only_if_they_agree() {
+fn two_kinds_of_headers_are_unclear_also_if_they_agree_or_say_nothing() {
     let x = "X-Forwarded-For: 192.0.2.1";
-    assert_eq!(shown(&[x, "Forwarded: for=\"192.0.2.1:4660\""]), "192.0.2.1:0");
-    for other in ["Forwarded: for=6.6.6.6", "Forwarded: for=unknown", "Forwarded: x", "Forwarded:"]
-    {
-        assert_eq!(shown(&[x, other]), NOBODY, "{other}");
+    for other in [
+        "Forwarded: for=192.0.2.1",
+        "Forwarded: for=6.6.6.6",
+        "Forwarded: for=unknown",
+        "Forwarded: x",
+        "forwarded:",
+    ] {
+        for lines in [[x, other], [other, x], ["X-Forwarded-For:", other]] {
+            assert_eq!(shown_by("", &lines), Err(Ambiguous::BothLists), "{lines:?}");
+            let named = |header| shown_by(header, &lines);
+            let by_x = if lines.contains(&x) { "192.0.2.1:0" } else { NOBODY };
+            assert_eq!(named("x-forwarded-for").unwrap(), by_x, "{lines:?}");
+            assert_eq!(named("X-Real-IP").unwrap(), NOBODY, "{lines:?}");
+        }
     }
-    assert_eq!(shown(&["X-Forwarded-For: x", "Forwarded: for=192.0.2.1"]), NOBODY);
+    let both = [x, "Forwarded: for=\"[2001:db8::1]:5\""];
+    assert_eq!(shown_by("Forwarded", &both).unwrap(), "[2001:db8::1]:5");
+    // Other headers are nobody's business.
+    assert_eq!(shown(&[x, "X-Real-IP: 6.6.6.6", "Via: 1.1 proxy"]), "192.0.2.1:0");
+}
+
+#[test]
+fn a_header_that_is_named_is_the_only_one_that_is_looked_at() {
+    let lines = [
+        "X-Forwarded-For: 192.0.2.1",
+        "Forwarded: for=192.0.2.2",
+        "X-Real-IP: 192.0.2.3",
+        "CF-Connecting-IP: 2001:db8::4",
+    ];
+    for (header, expected) in [
+        ("x-forwarded-for", "192.0.2.1:0"),
+        ("FORWARDED", "192.0.2.2:0"),
+        ("x-real-ip", "192.0.2.3:0"),
+        ("CF-Connecting-IP", "[2001:db8::4]:0"),
+        ("true-client-ip", NOBODY),
+    ] {
+        assert_eq!(shown_by(header, &lines).unwrap(), expected, "{header}");
+    }
+}
+
+#[test]
+fn a_header_for_one_address_has_one() {
+    for (value, expected) in [
+        ("192.0.2.1", "192.0.2.1:0"),
+        ("\t192.0.2.1:4660 ", "192.0.2.1:4660"),
+        ("2001:db8::1", "[2001:db8::1]:0"),
+        ("[2001:db8::1]:4660", "[2001:db8::1]:4660"),
+        ("fe80::1%eth0", "[fe80::1]:0"),
+        // Whom the proxy names is the client, also if it is a proxy.
+        ("10.0.0.2", "10.0.0.2:0"),
+    ] {
+        let line = format!("X-Real-IP: {value}");
+        assert_eq!(shown_by("x-real-ip", &[&line]).unwrap(), expected, "{value}");
+    }
+    for value in [
+        "",
+        " ",
+        "192.0.2.1, 192.0.2.1",
+        "192.0.2.1,",
+        "192.0.2.1 10.0.0.2",
+        "unknown",
+        "_hidden",
+        "unix:",
+        "for=192.0.2.1",
+        "\"192.0.2.1\"",
+        "192.0.2.1:99999",
+        "0.0.0.0",
+        "\u{fc}",
+    ] {
+        let line = format!("X-Real-IP: {value}");
+        assert_eq!(shown_by("x-real-ip", &[&line]), Err(Ambiguous::NotOneAddress), "{value}");
+    }
+    let twice = ["X-Real-IP: 192.0.2.1", "x-real-ip: 192.0.2.1"];
+    assert_eq!(shown_by("x-real-ip", &twice), Err(Ambiguous::NotOneAddress));
+    assert_eq!(shown_by("x-real-ip", &["X-Real-I: 192.0.2.1"]).unwrap(), NOBODY);
 }
 
 #[test]
 fn it_is_known_who_said_so() {
-    let provenance = |lines: &[&str]| client_of(lines).provenance;
-    assert_eq!(provenance(&["X-Forwarded-For: 192.0.2.1"]), Provenance::XForwardedFor);
-    assert_eq!(provenance(&["Forwarded: for=192.0.2.1"]), Provenance::Forwarded);
-    assert_eq!(provenance(&["Forwarded: for=unknown"]), Provenance::Peer);
-    assert_eq!(provenance(&[]), Provenance::Peer);
+    let provenance = |header, lines: &[&str]| client_by(header, lines).unwrap().provenance;
+    assert_eq!(provenance("", &["X-Forwarded-For: 192.0.2.1"]), Provenance::XForwardedFor);
+    assert_eq!(provenance("", &["Forwarded: for=192.0.2.1"]), Provenance::Forwarded);
+    assert_eq!(provenance("", &["Forwarded: for=unknown"]), Provenance::Peer);
+    assert_eq!(provenance("x-real-ip", &["X-Real-IP: 192.0.2.1"]), Provenance::SingleHeader);
+    for header in ["", "x-forwarded-for", "forwarded", "x-real-ip"] {
+        assert_eq!(provenance(header, &[]), Provenance::Peer, "{header}");
+    }
 }
 
 #[test]
@@ -153,9 +239,10 @@ fn so_many_entries_are_looked_at_and_no_more() {
     assert_eq!(shown(&[&chain(500)]), "10.0.0.9:0");
 }
 
-const PIECES: [&str; 16] = [
+const PIECES: [&str; 17] = [
     "X-Forwarded-For: ",
     "Forwarded: ",
+    "X-Real-IP: ",
     "for=",
     "\"",
     "\\",
@@ -180,14 +267,19 @@ proptest! {
     ) {
         let peer = SocketAddr::new(PEER.parse().unwrap(), 7);
         for head in [["GET / HTTP/1.1\r\n", &pieces.concat()].concat().into_bytes(), noise] {
-            prop_assert!(is_possible(client(&head, peer, &trusted()).ip));
+            for header in ["", "x-forwarded-for", "forwarded", "x-real-ip"] {
+                let header = ForwardedHeader::named(header);
+                if let Ok(client) = client(&head, peer, &trusted(), &header) {
+                    prop_assert!(is_possible(client.ip));
+                }
+            }
         }
     }
 
     /// What a client sends never counts: the proxy adds whom it saw, and that is the answer.
     #[test]
     fn the_left_end_changes_nothing(
-        pieces in prop::collection::vec(prop::sample::select(&PIECES[2..14]), 0..40),
+        pieces in prop::collection::vec(prop::sample::select(&PIECES[3..15]), 0..40),
         noise in "[ -~]{0,60}",
     ) {
         for sent in [pieces.concat(), noise] {

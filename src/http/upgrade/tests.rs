@@ -1,8 +1,9 @@
 //! Handshake requests by name, with the status each must get, whole and cut at every byte.
 #![allow(clippy::unwrap_used)]
 
-use super::super::request::{HEAD_BYTES_MAX, Head, HeadScanner, client_upgrade};
+use super::super::request::{Head, HeadScanner, client_upgrade};
 use super::*;
+use crate::limits::HEAD_BYTES;
 use proptest::prelude::*;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -64,7 +65,7 @@ fn judge(bytes: &[u8], ends: impl Iterator<Item = usize>) -> Result<u16, Refusal
     };
     let mut scanner = HeadScanner::default();
     for end in ends {
-        if let Head::Complete { len } = scanner.scan(&bytes[..end])? {
+        if let Head::Complete { len } = scanner.scan(&bytes[..end], HEAD_BYTES)? {
             return parse(&bytes[..len], &rules).map(|_| 101);
         }
     }
@@ -383,11 +384,11 @@ fn sizes() {
     check(&[
         ("64 headers", headers(HEADERS_MAX), 101),
         ("65 headers", headers(HEADERS_MAX + 1), 431),
-        ("longest head", long(HEAD_BYTES_MAX), 101),
-        ("head one longer", long(HEAD_BYTES_MAX + 1), 431),
-        ("endless target", [b"GET /", &[b'a'; HEAD_BYTES_MAX][..]].concat(), 431),
-        ("endless name", [b"GET / HTTP/1.1\r\n", &[b'a'; HEAD_BYTES_MAX][..]].concat(), 431),
-        ("just not too long yet", vec![b'a'; HEAD_BYTES_MAX - 1], WAITS),
+        ("longest head", long(HEAD_BYTES), 101),
+        ("head one longer", long(HEAD_BYTES + 1), 431),
+        ("endless target", [b"GET /", &[b'a'; HEAD_BYTES][..]].concat(), 431),
+        ("endless name", [b"GET / HTTP/1.1\r\n", &[b'a'; HEAD_BYTES][..]].concat(), 431),
+        ("just not too long yet", vec![b'a'; HEAD_BYTES - 1], WAITS),
         ("frames behind the head", [plus(&[]), vec![0x81, 0x80, 1, 2, 3, 4, 0, 10]].concat(), 101),
     ]);
 }
