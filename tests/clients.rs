@@ -13,7 +13,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -211,6 +211,84 @@ fn a_real_browser_with(pages: SocketAddr, compression: bool) {
     let told = check_drain(server, &visitor);
     assert_eq!(told["wasClean"], true);
     assert!(told["reason"].is_string(), "{told}");
+}
+
+/// The only block of this language in the guide for clients.
+#[track_caller]
+fn of_the_guide(language: &str) -> String {
+    let guide = std::fs::read_to_string(repository("docs/client-guide.md")).unwrap();
+    let blocks: Vec<&str> = guide.split(&format!("```{language}\n")).skip(1).collect();
+    let [block] = blocks[..] else { panic!("{} blocks in {language}", blocks.len()) };
+    block.split("```").next().unwrap().to_owned()
+}
+
+/// An address that nobody listens on, and that no other test gets by chance.
+fn absent() -> SocketAddr {
+    TcpListener::bind("127.0.53.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The programs of the guide wait for a server that is not there, receive what it publishes, come
+/// back in their slot after it has stopped, and receive from the next one.
+#[test]
+fn the_guides_programs_wait_for_their_server_and_come_back_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = |name: &str, language: &str, before: &str, server: SocketAddr| {
+        let text = of_the_guide(language);
+        assert!(text.contains("127.0.0.1:8080"), "{text}");
+        let text = [before, &text.replace("127.0.0.1:8080", &server.to_string())].concat();
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let node = |arguments: &[&str], path: PathBuf| {
+        let mut command = Command::new("node");
+        command.env("NODE_PATH", installed("node_modules")).args(arguments).arg(path);
+        command
+    };
+    let here = absent();
+    let mut python = Command::new(installed("venv/bin/python"));
+    python.arg(program("guide.py", "python", "", here));
+    waits_and_comes_back(python, here);
+    let here = absent();
+    let with_ws = "globalThis.WebSocket = require('ws');\n";
+    waits_and_comes_back(node(&[], program("ws.cjs", "js", with_ws, here)), here);
+    // Node.js's own, whose failed connects may have no close event.
+    let here = absent();
+    let own = program("own.cjs", "js", "", here);
+    waits_and_comes_back(node(&["--experimental-websocket"], own), here);
+}
+
+#[track_caller]
+fn waits_and_comes_back(command: Command, here: SocketAddr) {
+    let visitor = Visitor::start(command);
+    // The next line that begins so.
+    let says = |wanted: &str| loop {
+        let line = visitor.reports.recv_timeout(STEP);
+        let line = line.unwrap_or_else(|error| panic!("waiting for {wanted:?}: {error}"));
+        match line.as_str() {
+            Some(line) if line.starts_with(wanted) => return line.to_owned(),
+            _ => {}
+        }
+    };
+    says("closed 1006 - again in ");
+    says("closed 1006 - again in ");
+    let listen = format!("server.listen={here}");
+    let settings = [listen.as_str(), "server.shards=1", "shutdown.reconnect_per_second=1"];
+    for _ in 0..2 {
+        let mut server = Server::start(&settings);
+        let subscribed = "tidegate_subscriptions";
+        support::eventually("it has subscribed", || {
+            support::figures::metric(&server, subscribed) == 1
+        });
+        let news = serde_json::json!({ "channel": "news", "data": "hello" });
+        support::http::post(server.admin, "/api/publish", &news);
+        says("received \"hello\"");
+        server.signal(Signal::TERM);
+        let told = says("closed 1001 - again in ");
+        let slot_ms: u64 = told.split(' ').nth_back(1).unwrap().parse().unwrap();
+        assert!(slot_ms >= 100, "the slot that the server gave: {told}");
+        assert_eq!(server.ended().0, Some(0));
+    }
 }
 
 /// Serves an empty page to whoever asks for anything.
