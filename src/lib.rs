@@ -25,6 +25,7 @@ pub mod handler;
 pub mod http;
 mod likeness;
 pub mod limits;
+pub mod memory_plan;
 pub mod mesh;
 pub mod metrics;
 pub mod pressure;

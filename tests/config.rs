@@ -121,6 +121,29 @@ fn a_check_repeats_the_warnings() {
 }
 
 #[test]
+fn show_ends_with_what_each_use_of_the_memory_may_have() {
+    let limit = "admission.max_memory_bytes=200000000";
+    let arguments = ["config", "show", "--shards", "2", "--set", limit];
+    let output = tidegate(&arguments, &[]);
+    assert_eq!((code(&output), err(&output)), (0, String::new()));
+    let text = out(&output);
+    let memory = text.split("\n\n").last().unwrap();
+    assert!(memory.starts_with("memory: 200000000 bytes may be used by a server"), "{memory}");
+    let parts = memory
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap());
+    assert!(parts.sum::<u64>() <= 200_000_000, "{memory}");
+    assert!(memory.contains("server.max_unfinished_bytes = 268435456 is cut to "), "{memory}");
+    let output = tidegate(&[&arguments[..], &["--json"]].concat(), &[]);
+    let shown: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+    let memory = &shown["memory"];
+    assert_eq!(memory["available_bytes"], 200_000_000);
+    assert_eq!(memory["cut"]["handshake.max_pending"]["configured"], 65_536);
+    assert!(memory["budgets"]["channels"].as_u64().unwrap() > 1_000_000, "{memory}");
+}
+
+#[test]
 fn show_says_where_each_value_was_set() {
     let file = file("[server]\n\nbacklog = 100\n");
     let path = name(file.path());

@@ -233,3 +233,18 @@ fn an_address_that_the_machine_does_not_have_is_named() {
 fn an_admin_listener_that_others_can_reach_needs_a_token() {
     check(command(&["admin.listen=0.0.0.0:0"]), CONFIG, &["admin.listen", "admin.token"]);
 }
+
+/// Whichever key it is that asks for more than there is, the message names one that would fit.
+#[test]
+fn a_configuration_that_does_not_fit_into_the_memory_is_refused_with_what_would() {
+    let long = ["server.max_message_bytes=268435456", "admission.max_memory_bytes=300000000"];
+    let needs = "server.shards = 2 with server.max_message_bytes = 268435456 needs at least";
+    let fits = ["286 MiB may be used", "Fix: ", "server.max_message_bytes of at most"];
+    check(
+        command(&[&long[..], &["server.shards=2"]].concat()),
+        CONFIG,
+        &[&[needs], &fits[..]].concat(),
+    );
+    let many = ["server.shards=100", "admission.max_memory_bytes=100000000"];
+    check(command(&many), CONFIG, &["server.shards of at most", "a memory limit of"]);
+}

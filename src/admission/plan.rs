@@ -41,14 +41,15 @@ pub enum Load {
 }
 
 impl AdmissionPlan {
-    /// For each of so many shards. What they may admit together is the coordinator's budget.
-    pub fn new(wanted: &config::Admission, shards: usize, chunk: Chunk) -> Self {
+    /// For each of so many shards, which remember `sources` together. What they may admit together
+    /// is the coordinator's budget.
+    pub fn new(wanted: &config::Admission, shards: usize, sources: u64, chunk: Chunk) -> Self {
         Self {
             limits: IpLimits {
                 connections_per_minute: narrow(wanted.connections_per_ip_per_minute),
                 burst: narrow(wanted.connections_per_ip_burst),
                 max_concurrent: narrow(wanted.max_connections_per_ip),
-                max_sources: wanted.max_tracked_sources.div_ceil(shards.max(1) as u64) as usize,
+                max_sources: sources.div_ceil(shards.max(1) as u64) as usize,
             },
             rules: Arc::new(SourceRules::new(rules(wanted))),
             chunk,
@@ -107,7 +108,8 @@ mod tests {
             .iter()
             .map(|(key, value)| FlagValue::new("--set", format!("admission.{key}"), *value));
         let sources = Sources { flags: flags.collect(), ..Sources::default() };
-        AdmissionPlan::new(&Config::load(sources).unwrap().admission, 1, Chunk::default())
+        let config = Config::load(sources).unwrap();
+        AdmissionPlan::new(&config.admission, 1, 1_000_000, Chunk::default())
     }
 
     /// Books with more leased than any test uses.

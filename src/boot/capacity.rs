@@ -1,15 +1,18 @@
 //! How many connections this process can hold: by its configuration, its descriptors and its
-//! memory. Computed, logged, kept. What idle connections cost counts here; what else they take
-//! while the server runs is the business of `pressure`.
+//! memory, of which they have what the memory plan (`memory_plan`) leaves them. Computed, logged,
+//! kept.
 
 use tracing::{info, warn};
 
 use super::NotStarted;
 use crate::admission::Seats;
 use crate::config::{Config, Source};
+use crate::exit_code;
 use crate::limits;
+use crate::memory_plan::MemoryPlan;
+use crate::pressure::reading::Reader;
 use crate::ring::MAX_SLOTS;
-use crate::sys::affinity;
+use crate::sys::{affinity, kernel, rlimit};
 
 /// Shards and their tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +27,8 @@ pub(super) struct Capacity {
     nofile: u64,
     /// What admission is configured to.
     configured: u64,
-    /// What the memory can hold; `None` if its limit is not known.
-    by_memory: Option<u64>,
+    /// What everything may take of the memory.
+    pub(super) memory: MemoryPlan,
 }
 
 /// The table of direct descriptors of one shard.
@@ -39,14 +42,44 @@ pub(crate) struct Table {
     pub(crate) reserved: u32,
 }
 
-/// The table that a shard has under this RLIMIT_NOFILE, which counts per ring.
-pub(crate) fn table(config: &Config, nofile: u64) -> Table {
+/// The table that a shard has under this RLIMIT_NOFILE, which counts per ring. Places that the
+/// memory has no connections for would only take some of it.
+pub(crate) fn table(config: &Config, nofile: u64, memory_bytes: Option<u64>) -> Table {
     let most = match config.server.direct_descriptors {
         0 => MAX_SLOTS,
         most => most,
     };
-    let files = u64::from(most).min(nofile) as u32;
+    let by_memory = memory_bytes.map_or(u64::MAX, |bytes| {
+        bytes / limits::BYTES_PER_CONNECTION + u64::from(limits::RESERVED_FILES)
+    });
+    let files = u64::from(most).min(nofile).min(by_memory) as u32;
     Table { most, files, reserved: limits::RESERVED_FILES.min(files / 2) }
+}
+
+/// Shards of the server: as configured, or one per core, as far as the memory goes.
+pub(crate) fn shards(
+    config: &Config,
+    cores: usize,
+    files: u32,
+    memory_bytes: Option<u64>,
+) -> usize {
+    match config.server.shards {
+        0 => MemoryPlan::shards_that_fit(config, cores, files, memory_bytes),
+        shards => shards,
+    }
+}
+
+/// What a server with this configuration could use of the memory for what, in the cgroup and under
+/// the limits that this process has.
+///
+/// # Errors
+/// Why it would not start.
+pub fn memory_plan(config: &Config) -> Result<MemoryPlan, NotStarted> {
+    let files = rlimit::open_files()
+        .map_err(|error| NotStarted::unavailable(format!("RLIMIT_NOFILE: {error}")))?;
+    let mut reader = Reader::new(kernel::page_bytes());
+    let memory_bytes = reader.smallest_budget(config.admission.max_memory_bytes);
+    Ok(Capacity::new(config, files.hard, memory_bytes)?.memory)
 }
 
 /// What keeps the number of connections from being higher.
@@ -65,11 +98,8 @@ impl Capacity {
         nofile: u64,
         memory_bytes: Option<u64>,
     ) -> Result<Self, NotStarted> {
-        let shards = match config.server.shards {
-            0 => affinity::available_cores(),
-            shards => shards,
-        };
-        let Table { most, files, reserved } = table(config, nofile);
+        let Table { most, files, reserved } = table(config, nofile, memory_bytes);
+        let shards = shards(config, affinity::available_cores(), files, memory_bytes);
         if files < limits::MIN_FILES {
             return Err(NotStarted::unavailable(format!(
                 "{} is {files}, and a shard needs at least {} descriptors. Fix: ulimit -n 1048576 \
@@ -83,8 +113,10 @@ impl Capacity {
             )));
         }
         let configured = config.admission.max_global_connections;
-        let by_memory = memory_bytes.map(|bytes| bytes / limits::BYTES_PER_CONNECTION);
-        Ok(Self { shards, files, reserved, nofile, configured, by_memory })
+        let memory = MemoryPlan::new(config, shards, files, memory_bytes).map_err(|error| {
+            NotStarted { message: error.to_string(), exit_code: exit_code::CONFIG }
+        })?;
+        Ok(Self { shards, files, reserved, nofile, configured, memory })
     }
 
     /// The places that admission can give to connections: those in the tables, as far as the
@@ -93,7 +125,7 @@ impl Capacity {
         Seats {
             shards: self.shards,
             per_shard: self.files - self.reserved,
-            by_memory: self.by_memory.map_or(u64::MAX, |most| most.max(1)),
+            by_memory: self.memory.connections(),
         }
     }
 
@@ -120,12 +152,32 @@ impl Capacity {
 
     /// Says what limits the server, and what would raise it.
     pub(super) fn log(&self, config: &Config) {
+        self.log_connections(config);
+        self.log_memory(config);
+    }
+
+    /// Says which keys allow more than there is memory for: a default is the aim of the project
+    /// and not somebody's decision.
+    fn log_memory(&self, config: &Config) {
+        for scaled in self.memory.scaled() {
+            let line = format!(
+                "{scaled}: its part of the memory that may be used; `tidegate config show` has all \
+                 parts"
+            );
+            match config.source(scaled.key) {
+                Some(Source::Default) | None => info!("{line}"),
+                Some(_) => warn!("{line}"),
+            }
+        }
+    }
+
+    fn log_connections(&self, config: &Config) {
         let message = match self.bound() {
             Bound::Configuration => {
                 return info!(
                     connections = self.configured,
                     tables = self.tables(),
-                    memory = self.by_memory,
+                    memory = self.seats().by_memory,
                     "capacity as configured: admission.max_global_connections"
                 );
             }
@@ -165,8 +217,8 @@ impl Capacity {
             }
         };
         format!(
-            "limited to {} connections by memory ({} bytes for each idle one), less than \
-             admission.max_global_connections = {}; to hold more: {remedy}",
+            "limited to {} connections by memory ({} bytes for each idle one, in what other uses \
+             leave), less than admission.max_global_connections = {}; to hold more: {remedy}",
             self.connections(),
             limits::BYTES_PER_CONNECTION,
             self.configured,
@@ -198,17 +250,16 @@ mod tests {
         assert_eq!((by_choice.connections(), by_choice.bound()), (100, Bound::Configuration));
         // A cgroup of 512 MiB.
         let by_memory = capacity(6, 20_000, most, Some(483_183_820));
-        assert_eq!((by_memory.connections(), by_memory.bound()), (111_025, Bound::Memory));
+        assert_eq!((by_memory.connections(), by_memory.bound()), (61_724, Bound::Memory));
         assert!(by_memory.connections() * limits::BYTES_PER_CONNECTION <= 483_183_820);
         assert_eq!(capacity(6, 20_000, most, None).bound(), Bound::Descriptors);
-        assert_eq!(capacity(6, 20_000, most, Some(0)).connections(), 1, "somebody can enter");
     }
 
     #[test]
     fn the_line_names_what_would_raise_it() {
         let memory = capacity(6, 20_000, 10_000_000, Some(483_183_820));
         let line = memory.limited_by_memory(&Config::default());
-        assert!(line.contains("limited to 111025 connections by memory"), "{line}");
+        assert!(line.contains("limited to 61724 connections by memory"), "{line}");
         assert!(line.contains("MemoryMax=") && !line.contains("max_memory_bytes"), "{line}");
         let mut config = Config::default();
         config.admission.max_memory_bytes = 483_183_820;
@@ -226,5 +277,25 @@ mod tests {
     #[test]
     fn too_few_descriptors_are_refused() {
         assert!(Capacity::new(&Config::default(), 64, None).is_err());
+    }
+
+    #[test]
+    fn the_memory_bounds_shards_that_nobody_asked_for_and_refuses_those_that_somebody_did() {
+        let small = Some(60 << 20);
+        let mut config = Config::default();
+        let by_default = shards(&config, 64, 20_000, small);
+        assert!((1..64).contains(&by_default), "{by_default}");
+        config.server.shards = 64;
+        assert_eq!(shards(&config, 2, 20_000, small), 64);
+        let refused = Capacity::new(&config, 20_000, small).err();
+        assert_eq!(refused.map(|refused| refused.exit_code), Some(exit_code::CONFIG));
+    }
+
+    #[test]
+    fn a_table_has_no_places_that_the_memory_has_no_connections_for() {
+        let config = Config::default();
+        assert_eq!(table(&config, 1 << 20, None).files, 1 << 20);
+        let files = table(&config, 1 << 20, Some(58 << 20)).files;
+        assert_eq!(u64::from(files), (58 << 20) / limits::BYTES_PER_CONNECTION + 384);
     }
 }

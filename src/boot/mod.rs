@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use tracing::{error, info, warn};
 
+pub use capacity::memory_plan;
 pub use handle::{Handle, NotPublished, Unfinished};
 pub use server::Server;
 

@@ -66,7 +66,9 @@ impl CoordinatorParts {
     pub(super) fn inherited(&self, shards: &Shards) -> Limits {
         let (sources, commands) = (self.sources.clone(), self.commands.clone());
         let config = self.state.config();
-        Limits::inherited(sources, self.seats, &config.admission, &shards.postboxes, commands)
+        let memory = self.state.memory_plan();
+        let settings = &config.admission;
+        Limits::inherited(sources, self.seats, memory, settings, &shards.postboxes, commands)
     }
 
     /// Ends what has `started`: shards close their sockets, threads end and are joined.

@@ -169,17 +169,20 @@ impl Server {
         let mut reader = Reader::new(kernel::page_bytes());
         let memory_bytes = reader.smallest_budget(self.config.admission.max_memory_bytes);
         let capacity = Capacity::new(&self.config, files.soft, memory_bytes)?;
-        let settings = Settings::new(&self.config, capacity.shards).map_err(|error| {
-            let message = format!("server.allowed_origins: {error}");
-            NotStarted { message, exit_code: exit_code::CONFIG }
-        })?;
+        let settings =
+            Settings::new(&self.config, &capacity.memory, capacity.shards).map_err(|error| {
+                let message = format!("server.allowed_origins: {error}");
+                NotStarted { message, exit_code: exit_code::CONFIG }
+            })?;
         capacity.log(&self.config);
         advise(&self.config, &capacity, memory_bytes);
         let config = Arc::new(self.config);
         let metrics: Vec<Arc<ShardMetrics>> =
             (0..capacity.shards).map(|_| Arc::default()).collect();
         let state = ServerState::new(Arc::clone(&config), Clock::start(), metrics);
-        let state = Arc::new(state.supervised_by(self.supervisor).with_seats(capacity.seats()));
+        let state = Arc::new(
+            state.supervised_by(self.supervisor).with_room(capacity.seats(), capacity.memory),
+        );
         register(&state, &config, self.resources)?;
         let routes = Arc::new(self.routes);
         Starting {
@@ -324,6 +327,7 @@ impl Starting {
         let limits = Limits::new(
             parts.sources.clone(),
             parts.seats,
+            capacity.memory,
             &config.admission,
             &postboxes,
             commands.clone(),

@@ -20,6 +20,7 @@ use crate::coordinator::state::ServerState;
 use crate::environment::KernelEnvironment;
 use crate::handler::Routes;
 use crate::limits;
+use crate::memory_plan::Use;
 use crate::mesh::inbox::{Inbox, Postbox, inbox};
 use crate::mesh::outbox::Outbox;
 use crate::ring::{KernelRing, Neighbours, RingSettings, probe};
@@ -194,7 +195,7 @@ impl Seed {
             completions: limits::COMPLETIONS,
             files: self.files,
             accepts: limits::ACCEPTS,
-            buffers: config.server.receive_buffers,
+            buffers: receive_buffers(&self.state),
             buffer_bytes: config.server.receive_buffer_bytes,
         };
         let mut ring = KernelRing::new(settings, self.bell, Some(self.listener))?;
@@ -226,6 +227,12 @@ fn caught<T>(step: impl FnOnce() -> io::Result<T>) -> Result<T, ShardFailure> {
         Ok(result) => result.map_err(ShardFailure::Ring),
         Err(panic) => Err(ShardFailure::Panic(message_of(panic.as_ref()))),
     }
+}
+
+/// Receive buffers of a shard, as far as the memory goes.
+fn receive_buffers(state: &ServerState) -> u16 {
+    let buffers = state.memory_plan().allowed(Use::ReceiveBuffers);
+    buffers.try_into().unwrap_or(u16::MAX)
 }
 
 /// The message of a panic.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
+use tidegate::boot;
 use tidegate::config::{Config, ShownValue, Sources};
+use tidegate::memory_plan::{MemoryPlan, Use};
 
 use super::options::ServerOptions;
 use super::{print, refused, say};
@@ -29,7 +31,7 @@ pub(super) fn show(options: ServerOptions, as_json: bool) -> ExitCode {
         Ok(config) if as_json => print(&object(&config)),
         Ok(config) => {
             warn(&config);
-            print(&table(&config.shown()))
+            print(&(table(&config.shown()) + &memory(&config)))
         }
         Err(errors) => refused(&errors),
     }
@@ -59,13 +61,48 @@ fn table(values: &[ShownValue]) -> String {
     text
 }
 
-/// `{"values": {KEY: {"value": ..., "source": ...}}, "warnings": [...]}`.
+/// What each use of the memory may have, as a server would have it that is started here.
+fn memory(config: &Config) -> String {
+    let plan = match boot::memory_plan(config) {
+        Ok(plan) => plan,
+        Err(error) => return format!("\nmemory: no server would start here: {error}\n"),
+    };
+    let mut text = match plan.available() {
+        Some(bytes) => format!("\nmemory: {bytes} bytes may be used by a server started here\n"),
+        None => "\nmemory: how much may be used here cannot be read\n".to_owned(),
+    };
+    for of in Use::ALL {
+        let Some(bytes) = plan.budget(of) else { continue };
+        let cut = plan.scaled().find(|scaled| scaled.of == of);
+        let cut = cut.map(|scaled| format!("  {scaled}")).unwrap_or_default();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {:20}{bytes:>16}{cut}", of.label());
+    }
+    text
+}
+
+/// `{"available_bytes": ..., "budgets": {USE: BYTES}, "cut": {KEY: {"configured": ..., "allowed": ...}}}`.
+fn parts_of_memory(plan: &MemoryPlan) -> serde_json::Value {
+    let budget = |of: Use| Some((of.label(), plan.budget(of)?));
+    let budgets: BTreeMap<_, _> = Use::ALL.into_iter().filter_map(budget).collect();
+    let cut: BTreeMap<_, _> = plan
+        .scaled()
+        .map(|cut| (cut.key, json!({ "configured": cut.configured, "allowed": cut.allowed })))
+        .collect();
+    json!({ "available_bytes": plan.available(), "budgets": budgets, "cut": cut })
+}
+
+/// `{"values": {KEY: {"value": ..., "source": ...}}, "warnings": [...], "memory": {...}}`.
 fn object(config: &Config) -> String {
     let values: BTreeMap<_, _> = config
         .shown()
         .into_iter()
         .map(|shown| (shown.key, json!({ "value": shown.value, "source": shown.source })))
         .collect();
-    let object = json!({ "values": values, "warnings": config.warnings });
+    let memory = match boot::memory_plan(config) {
+        Ok(plan) => parts_of_memory(&plan),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    let object = json!({ "values": values, "warnings": config.warnings, "memory": memory });
     format!("{object:#}\n")
 }

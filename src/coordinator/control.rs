@@ -220,13 +220,20 @@ mod tests {
     fn coordinator() -> (Coordinator<KernelEnvironment>, Inbox) {
         let config = Arc::new(Config::default());
         let seats = Seats { shards: 1, per_shard: 1000, by_memory: u64::MAX };
+        let memory = crate::memory_plan::MemoryPlan::unbounded(&config, 1);
         let metrics = vec![Arc::new(ShardMetrics::default())];
         let state = Arc::new(ServerState::new(Arc::clone(&config), Clock::start(), metrics));
         let (sender, commands) = bounded(10);
         let (postbox, inbox) = inbox(100, EventFd::new().unwrap());
         let postboxes = vec![postbox];
-        let limits =
-            Limits::new(Some(Sources::default()), seats, &config.admission, &postboxes, sender);
+        let limits = Limits::new(
+            Some(Sources::default()),
+            seats,
+            memory,
+            &config.admission,
+            &postboxes,
+            sender,
+        );
         let coordinator = Coordinator::new(
             KernelEnvironment::new(state.clock),
             state,

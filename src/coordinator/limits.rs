@@ -26,6 +26,7 @@ use crate::admission::{AdmissionPlan, Seats};
 use crate::config::{self, Config, Sources};
 use crate::environment::Environment;
 use crate::limits::ADMIN_CONNECTIONS;
+use crate::memory_plan::{MemoryPlan, Use};
 use crate::mesh::inbox::Postbox;
 use crate::mesh::message::ShardMessage;
 use crate::mesh::outbox::Outbox;
@@ -39,6 +40,8 @@ pub struct Limits {
     /// Absent if the configuration was made by a program.
     sources: Option<Sources>,
     seats: Seats,
+    /// What everything may take of the memory.
+    memory: MemoryPlan,
     commands: Sender<Command>,
     budget: Budget,
     /// Connections a second that the load leaves of the rate; absent if it leaves all.
@@ -57,6 +60,7 @@ impl Limits {
     pub fn new(
         sources: Option<Sources>,
         seats: Seats,
+        memory: MemoryPlan,
         settings: &config::Admission,
         postboxes: &[Postbox],
         commands: Sender<Command>,
@@ -64,6 +68,7 @@ impl Limits {
         Self {
             sources,
             seats,
+            memory,
             commands,
             budget: Budget::new(
                 seats.shards,
@@ -82,23 +87,32 @@ impl Limits {
     pub fn inherited(
         sources: Option<Sources>,
         seats: Seats,
+        memory: MemoryPlan,
         settings: &config::Admission,
         postboxes: &[Postbox],
         commands: Sender<Command>,
     ) -> Self {
         let budget = Budget::frozen(seats.shards);
-        Self { budget, ..Self::new(sources, seats, settings, postboxes, commands) }
+        Self { budget, ..Self::new(sources, seats, memory, settings, postboxes, commands) }
     }
 
     /// The plan for a shard that begins.
     pub fn plan(&self, settings: &config::Admission) -> AdmissionPlan {
-        let plan = AdmissionPlan::new(settings, self.seats.shards, self.budget.chunk());
+        let sources = settings.max_tracked_sources.min(self.memory.allowed(Use::Sources));
+        let shards = self.seats.shards;
+        let plan = AdmissionPlan::new(settings, shards, sources, self.budget.chunk());
         let load = match self.left_by_load {
             None => Load::Light,
             Some(0) => Load::TooMuch,
             Some(_) => Load::Heavy,
         };
         AdmissionPlan { load, rate_limited: plan.rate_limited || load == Load::Heavy, ..plan }
+    }
+
+    /// As a configuration with this section says, in the memory that there is.
+    fn divide_memory(&mut self, config: &Config, available: Option<u64>) {
+        self.memory = self.memory.with_available(config, available);
+        self.seats.by_memory = self.memory.connections();
     }
 
     fn change(&mut self, settings: &config::Admission, now_ns: u64) {
@@ -212,6 +226,8 @@ impl<E: Environment> Coordinator<E> {
         }
         info!(changed = report.changed.len(), "configuration read again");
         if !report.changed.is_empty() {
+            self.limits.divide_memory(&config, self.limits.memory.available());
+            self.state.set_memory_plan(self.limits.memory);
             self.limits.change(&config.admission, self.environment.now().ns());
             self.warn_of_tables(&config);
         }
@@ -249,12 +265,34 @@ impl<E: Environment> Coordinator<E> {
         self.limits.send_replies();
     }
 
+    /// Makes another plan of the memory if its limit has changed. False if it has not.
+    fn divide_memory_again(&mut self) -> bool {
+        let available = self.state.pressure().available;
+        if available.is_none() || available == self.limits.memory.available() {
+            return false;
+        }
+        let before = self.limits.memory;
+        self.limits.divide_memory(&self.state.config(), available);
+        let after = self.limits.memory;
+        if before == after {
+            return false;
+        }
+        info!(
+            available,
+            connections = after.connections(),
+            "the memory that may be used has changed, and with it what each use may have"
+        );
+        self.state.set_memory_plan(after);
+        true
+    }
+
     /// Sends what shards had no room for, and what has come with time or with the load.
     pub(super) fn hand_out_limits(&mut self) {
         let now_ns = self.environment.now().ns();
         let left_by_load = self.state.pressure().admitted_per_second();
-        if left_by_load != self.limits.left_by_load {
-            self.limits.left_by_load = left_by_load;
+        let is_other_load = left_by_load != self.limits.left_by_load;
+        self.limits.left_by_load = left_by_load;
+        if self.divide_memory_again() || is_other_load {
             self.limits.change(&self.state.config().admission, now_ns);
         }
         self.limits.budget.look_around(now_ns);
@@ -287,13 +325,20 @@ mod tests {
     fn coordinator(most: &str, room: usize) -> (Coordinator<KernelEnvironment>, Vec<Inbox>) {
         let config = Arc::new(config(most));
         let seats = Seats { shards: 2, per_shard: 1000, by_memory: u64::MAX };
+        let memory = MemoryPlan::unbounded(&config, 2);
         let metrics = (0..2).map(|_| Arc::new(ShardMetrics::default())).collect();
         let state = Arc::new(ServerState::new(Arc::clone(&config), Clock::start(), metrics));
         let (sender, commands) = bounded(10);
         let (postboxes, inboxes): (Vec<_>, _) =
             (0..2).map(|_| inbox(room, EventFd::new().unwrap())).unzip();
-        let limits =
-            Limits::new(Some(Sources::default()), seats, &config.admission, &postboxes, sender);
+        let limits = Limits::new(
+            Some(Sources::default()),
+            seats,
+            memory,
+            &config.admission,
+            &postboxes,
+            sender,
+        );
         (
             Coordinator::new(
                 KernelEnvironment::new(state.clock),
@@ -346,10 +391,11 @@ mod tests {
         ask(&mut coordinator, 0, 7);
         let (seats, commands) = (coordinator.limits.seats, coordinator.limits.commands.clone());
         let settings = coordinator.state.config();
+        let memory = coordinator.state.memory_plan();
         let postboxes: Vec<_> =
             coordinator.shards.iter().map(|shard| shard.postbox.clone()).collect();
         coordinator.limits =
-            Limits::inherited(None, seats, &settings.admission, &postboxes, commands);
+            Limits::inherited(None, seats, memory, &settings.admission, &postboxes, commands);
         let back = Say { slots_back: 3, ..Say::default() };
         coordinator.act(Command::Budget { shard: 0, say: back });
         ask(&mut coordinator, 1, 1);

@@ -12,6 +12,7 @@ use super::report::ShutdownReport;
 use crate::admission::Seats;
 use crate::clock::{Clock, Now};
 use crate::config::Config;
+use crate::memory_plan::MemoryPlan;
 use crate::metrics::ShardMetrics;
 use crate::pressure::Pressure;
 use crate::redis::board::Board;
@@ -39,6 +40,7 @@ pub struct ServerState {
     pub sessions: Desk,
     /// What bounds the number of connections besides the configuration.
     seats: Seats,
+    memory: Mutex<MemoryPlan>,
     phase: AtomicU8,
     epoch: AtomicU64,
     drains: AtomicU64,
@@ -54,6 +56,7 @@ impl ServerState {
     /// The state of a server that is starting.
     pub fn new(config: Arc<Config>, clock: Clock, shards: Vec<Arc<ShardMetrics>>) -> Self {
         let seats = Seats { shards: shards.len(), per_shard: u32::MAX, by_memory: u64::MAX };
+        let memory = MemoryPlan::unbounded(&config, shards.len());
         Self {
             clock,
             shards,
@@ -63,6 +66,7 @@ impl ServerState {
             supervisor: Supervisor::default(),
             sessions: Desk::default(),
             seats,
+            memory: Mutex::new(memory),
             phase: AtomicU8::new(Phase::Starting as u8),
             epoch: AtomicU64::new(0),
             drains: AtomicU64::new(0),
@@ -80,17 +84,28 @@ impl ServerState {
         Self { supervisor, ..self }
     }
 
-    /// The same with the places that its tables and its memory have.
-    pub fn with_seats(self, seats: Seats) -> Self {
+    /// The same with the places that its tables have, and with what the memory has for everything.
+    pub fn with_room(self, seats: Seats, memory: MemoryPlan) -> Self {
         for shard in &self.shards {
             shard.capacity.set(seats.per_shard.into());
         }
-        Self { seats, ..self }
+        Self { seats, memory: Mutex::new(memory), ..self }
     }
 
     /// The most connections that can be open at once, under the settings in force.
     pub fn capacity(&self) -> u64 {
-        self.seats.capacity(self.config().admission.max_global_connections)
+        let by_memory = self.memory_plan().connections();
+        let seats = Seats { by_memory, ..self.seats };
+        seats.capacity(self.config().admission.max_global_connections)
+    }
+
+    /// What everything may take of the memory.
+    pub fn memory_plan(&self) -> MemoryPlan {
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_memory_plan(&self, memory: MemoryPlan) {
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = memory;
     }
 
     /// When the coordinator last came round, in milliseconds on the server's clock.

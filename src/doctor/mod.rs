@@ -139,6 +139,7 @@ const CHECKS: &[Check] = &[
     reach::descriptors,
     reach::own_descriptors,
     reach::memory,
+    reach::memory_parts,
     reach::open_files,
     reach::locked_memory,
     reach::conntrack,

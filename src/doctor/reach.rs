@@ -4,8 +4,10 @@
 //! is the one that the server has.
 
 use super::{Finding, Machine, Question, Verdict};
-use crate::boot::capacity::{Table, table};
+use crate::boot::capacity::{self, Table, table};
+use crate::config::Source;
 use crate::limits;
+use crate::memory_plan::{MemoryPlan, NoRoom, Scaled, Use};
 use crate::ring::probe::OLDEST_KERNEL;
 
 /// Descriptors of the process besides those of its shards: standard streams, listeners of the
@@ -20,10 +22,9 @@ const OTHER_FILES: u64 = 65_536;
 
 /// Shards of the server.
 pub(super) fn shards(machine: &Machine, question: Question<'_>) -> u64 {
-    match question.config.server.shards {
-        0 => machine.process.cores as u64,
-        shards => shards as u64,
-    }
+    let process = &machine.process;
+    let files = table(question.config, process.open_files, machine.memory_bytes).files;
+    capacity::shards(question.config, process.cores, files, machine.memory_bytes) as u64
 }
 
 /// The limit of open files with which each shard's table holds its part, and the process has its
@@ -31,7 +32,7 @@ pub(super) fn shards(machine: &Machine, question: Question<'_>) -> u64 {
 pub(super) fn files_needed(machine: &Machine, question: Question<'_>) -> u64 {
     let shards = shards(machine, question);
     let part = question.connections.div_ceil(shards) + u64::from(limits::RESERVED_FILES);
-    let most = table(question.config, u64::MAX).most;
+    let most = table(question.config, u64::MAX, None).most;
     part.min(u64::from(most)).max(own_files(shards)).max(limits::MIN_FILES.into())
 }
 
@@ -74,7 +75,7 @@ pub(super) fn configuration(_: &Machine, question: Question<'_>) -> Vec<Finding>
 
 pub(super) fn descriptors(machine: &Machine, question: Question<'_>) -> Vec<Finding> {
     let (shards, nofile) = (shards(machine, question), machine.process.open_files);
-    let Table { files, reserved, most } = table(question.config, nofile);
+    let Table { files, reserved, most } = table(question.config, nofile, machine.memory_bytes);
     let per_shard = u64::from(files - reserved);
     let reachable = per_shard * shards;
     let too_few = files < limits::MIN_FILES;
@@ -128,22 +129,67 @@ pub(super) fn memory(machine: &Machine, question: Question<'_>) -> Vec<Finding> 
     let needed = u128::from(question.connections) * u128::from(EACH);
     let needed = format!("{} ({EACH} bytes x {})", mebibytes(needed), question.connections);
     let why = "what idle connections cost in the kernel and in the server, as measured; messages \
-               come on top";
-    let finding = match machine.memory_bytes {
-        None => Finding::new("memory", Verdict::Unknown).found("not readable").needed(needed),
-        Some(bytes) => {
-            let reachable = (bytes / EACH).max(1);
-            let remedy = "more memory for the cgroup (systemctl set-property tidegate.service \
-                          MemoryMax=SIZE; docker update --memory SIZE), a larger \
-                          admission.max_memory_bytes, or a larger machine; whichever is least";
+               and everything else have parts of their own";
+    let remedy = "more memory for the cgroup (systemctl set-property tidegate.service \
+                  MemoryMax=SIZE; docker update --memory SIZE), a larger \
+                  admission.max_memory_bytes, or a larger machine; whichever is least";
+    let back = "the same with the value before";
+    let Some(bytes) = machine.memory_bytes else {
+        let finding = Finding::new("memory", Verdict::Unknown).found("not readable");
+        return vec![finding.needed(needed).why(why)];
+    };
+    let found = format!("{}, nine tenths of the least limit", mebibytes(bytes.into()));
+    let finding = match plan(machine, question, question.connections) {
+        Ok(mut plan) => {
+            let enough = plan.connections() >= question.connections;
+            if enough && let Ok(more) = self::plan(machine, question, u64::MAX) {
+                plan = more;
+            }
+            let reachable = plan.connections();
+            let part = mebibytes(plan.bytes(Use::Connections).into());
             Finding::new("memory", bounds(reachable, question))
-                .found(format!("{}, nine tenths of the least limit", mebibytes(bytes.into())))
+                .found(format!("{part} of {found}"))
                 .needed(needed)
-                .fix(remedy, "the same with the value before")
+                .fix(remedy, back)
                 .reaches(reachable)
+        }
+        Err(error) => {
+            Finding::new("memory", Verdict::Refuses).found(found).needed(error).fix(remedy, back)
         }
     };
     vec![finding.why(why)]
+}
+
+/// Keys that allow more than their part of the memory.
+pub(super) fn memory_parts(machine: &Machine, question: Question<'_>) -> Vec<Finding> {
+    let Ok(plan) = plan(machine, question, question.connections) else { return Vec::new() };
+    let of = |scaled: Scaled| {
+        let is_decided = question.config.source(scaled.key) != Some(&Source::Default);
+        let verdict = if is_decided { Verdict::Advice } else { Verdict::Fine };
+        Finding::new(scaled.key, verdict)
+            .found(format!(
+                "cut to {}, {}",
+                scaled.allowed,
+                mebibytes(plan.bytes(scaled.of).into())
+            ))
+            .needed(scaled.configured)
+            .why("all uses of the memory together stay below what may be used")
+            .fix(
+                format!("a larger memory limit, or --set {}={}", scaled.key, scaled.allowed),
+                format!("--set {}={}", scaled.key, scaled.configured),
+            )
+    };
+    plan.scaled().map(of).collect()
+}
+
+fn plan(machine: &Machine, question: Question<'_>, connections: u64) -> Result<MemoryPlan, NoRoom> {
+    let config = question.config;
+    // Room for more than are asked for is of interest once these have theirs.
+    let mut config = config.clone();
+    config.admission.max_global_connections = connections;
+    let files = table(&config, machine.process.open_files, machine.memory_bytes).files;
+    let shards = shards(machine, question) as usize;
+    MemoryPlan::new(&config, shards, files, machine.memory_bytes)
 }
 
 /// Direct descriptors are open files of the machine like any others.

@@ -5,6 +5,7 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{FlagValue, Sources};
 use crate::limits;
 
 fn process(open_files: u64) -> Process {
@@ -90,9 +91,9 @@ fn more_shards_move_the_reachable_number_until_memory_binds() {
     assert_eq!(two.binds.as_deref(), Some("descriptors"));
     assert_eq!(two.reachable, 2 * (20_000 - u64::from(limits::RESERVED_FILES)));
     assert!(of(&two, "descriptors").command.ends_with("tidegate serve --shards 510"), "{two:?}");
-    let memory = (64_u64 << 30) / 10 * 9 / limits::BYTES_PER_CONNECTION;
-    assert_eq!(of(&two, "memory").reachable, Some(memory));
-    assert_eq!(of(&two, "memory").verdict, Verdict::Fine, "14 million");
+    let memory = of(&two, "memory").reachable.unwrap();
+    assert!((10_000_000..14_000_000).contains(&memory), "{memory}");
+    assert_eq!(of(&two, "memory").verdict, Verdict::Fine);
     assert_eq!(report(&small, 10_000_000, 8).reachable, 8 * 19_616);
     let many = report(
         &machine(
@@ -102,10 +103,9 @@ fn more_shards_move_the_reachable_number_until_memory_binds() {
         10_000_000,
         510,
     );
-    assert_eq!(
-        (many.binds.as_deref(), many.reachable),
-        (Some("memory"), (8_u64 << 30) / 10 * 9 / limits::BYTES_PER_CONNECTION)
-    );
+    assert_eq!(many.binds.as_deref(), Some("memory"));
+    let most = (8_u64 << 30) / 10 * 9 / limits::BYTES_PER_CONNECTION;
+    assert!((most / 3..most).contains(&many.reachable), "{}", many.reachable);
     assert_eq!(of(&many, "descriptors").verdict, Verdict::Fine);
 }
 
@@ -223,6 +223,22 @@ fn what_only_hurts_is_advice() {
         of(&report(&machine(process(1 << 20), &[swap]), 1, 0), "swap").verdict,
         Verdict::Advice
     );
+}
+
+#[test]
+fn keys_that_allow_more_than_there_is_memory_for_are_named() {
+    let small = [("proc/meminfo", "MemTotal: 262144 kB\nMemAvailable: 250000 kB\n")];
+    let machine = machine(process(1 << 20), &small);
+    let key = "server.max_unfinished_bytes";
+    assert_eq!(of(&report(&machine, 10_000, 2), key).verdict, Verdict::Fine, "only a default");
+    let flags = vec![FlagValue::new("--set", key, "100000000")];
+    let mut config = Config::load(Sources { flags, ..Sources::default() }).unwrap();
+    let decided = examine(&machine, Question { connections: 10_000, config: &config });
+    assert_eq!(of(&decided, key).verdict, Verdict::Advice);
+    config.server.max_message_bytes = 200 << 20;
+    let refused = examine(&machine, Question { connections: 10_000, config: &config });
+    assert_eq!(of(&refused, "memory").verdict, Verdict::Refuses);
+    assert!(of(&refused, "memory").needed.contains("server.max_message_bytes of at most"));
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub struct Pressure {
     pub base_per_second: u64,
     /// What the level is for; `None` at no pressure.
     pub cause: Option<Cause>,
+    /// Bytes that may be used in all: the least of the budgets; `None` if none could be read.
+    pub available: Option<u64>,
     /// The memory that is nearest to its limit; `None` if nothing could be read.
     pub memory: Option<Usage>,
     /// What all sockets of the machine, or of the cgroup, hold; `None` if it could not be read.
@@ -81,6 +83,7 @@ impl Default for Pressure {
             share: AdmissionShare::ALL,
             base_per_second: 0,
             cause: None,
+            available: None,
             memory: None,
             tcp: None,
         }

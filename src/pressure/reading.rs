@@ -40,6 +40,15 @@ pub struct Reader {
     logged: HashSet<PathBuf>,
 }
 
+/// What the files say of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// In use against the limit that is nearest.
+    pub nearest: Option<Usage>,
+    /// At no time may more than this be used.
+    pub smallest_budget: Option<u64>,
+}
+
 impl Reader {
     /// For this process. `page_bytes` is the size of a page.
     pub fn new(page_bytes: u64) -> Self {
@@ -62,13 +71,22 @@ impl Reader {
     /// the machine, and of `most_bytes` for what this process and its `connections` use
     /// themselves, unless that is 0. `None` if nothing can be read.
     pub fn memory(&mut self, most_bytes: u64, connections: u64) -> Option<Usage> {
-        self.usages(most_bytes, connections).into_iter().reduce(Usage::nearer)
+        self.look(most_bytes, connections).nearest
+    }
+
+    /// The same with the smallest of the budgets.
+    pub fn look(&mut self, most_bytes: u64, connections: u64) -> Memory {
+        let usages = self.usages(most_bytes, connections);
+        Memory {
+            smallest_budget: usages.iter().map(|usage| usage.budget).min(),
+            nearest: usages.into_iter().reduce(Usage::nearer),
+        }
     }
 
     /// The smallest of the budgets that [`memory`](Self::memory) looks at: at no time may more
     /// than this be used.
     pub fn smallest_budget(&mut self, most_bytes: u64) -> Option<u64> {
-        self.usages(most_bytes, 0).into_iter().map(|usage| usage.budget).min()
+        self.look(most_bytes, 0).smallest_budget
     }
 
     fn usages(&mut self, most_bytes: u64, connections: u64) -> Vec<Usage> {

@@ -106,7 +106,8 @@ impl Sampler {
         if !admission.shed_load {
             (longest_turn_ms, busy_per_mille) = (0, 0);
         }
-        let memory = self.reader.memory(admission.max_memory_bytes, held);
+        let seen = self.reader.look(admission.max_memory_bytes, held);
+        let memory = seen.nearest;
         let inputs = Inputs { memory, tcp: self.reader.tcp(), longest_turn_ms, busy_per_mille };
         let (before, cause) = (self.ladder.level(), self.ladder.cause());
         let changed = self.ladder.look(&inputs, now);
@@ -116,6 +117,7 @@ impl Sampler {
             share: level.share(),
             base_per_second: self.busiest.base(admission.global_connections_per_second),
             cause: self.ladder.cause(),
+            available: seen.smallest_budget,
             memory,
             tcp: inputs.tcp,
         });

@@ -22,6 +22,7 @@ use crate::clock::Now;
 use crate::coordinator::phase::Phase;
 use crate::coordinator::state::ServerState;
 use crate::limits::{PUBLISH_PATIENCE_MS, REDIS_BEAT_MS, SESSION_BATCH, SESSION_LOOK_MS};
+use crate::memory_plan::Use;
 use crate::mesh::inbox::{NotTaken, Postbox};
 use crate::mesh::message::ShardMessage;
 use crate::redis::breaker::{Breaker, Change, State};
@@ -78,7 +79,7 @@ pub fn start(
         store.is_some(),
         settings.resume_timeout_ms,
         settings.expiry_ms,
-        settings.max_memory_bytes,
+        usize::try_from(state.memory_plan().allowed(Use::Sessions)).unwrap_or(usize::MAX),
     );
     let (board, started) = (Arc::clone(&state), Arc::clone(&state));
     let mut working = Working {

@@ -10,10 +10,15 @@ use crate::connection::deadline::Deadlines;
 use crate::http::origin::{AllowedOrigins, InvalidOrigin};
 use crate::http::upgrade::UpgradeRules;
 use crate::limits;
+use crate::memory_plan::{MemoryPlan, Use};
 
 /// How long what a refused or failed client still sends is discarded, so that it can read our
 /// last bytes before the connection is gone.
 const LINGER_MS: u64 = 1_000;
+
+/// Beside the bytes of a message, what holding it takes: a shard's part of a budget has room for one
+/// message of the longest kind.
+const MESSAGE_OVERHEAD: u64 = 64 << 10;
 
 /// A busy connection that has been quiet for so long gets the watch of an idle one again.
 const CALM_MS: u64 = 5_000;
@@ -62,12 +67,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From the configuration, for one of so many shards.
+    /// From the configuration and what the memory leaves of it, for one of so many shards.
     ///
     /// # Errors
     /// An origin that is not one; the configuration has checked them before.
-    pub fn new(config: &Config, shards: usize) -> Result<Self, InvalidOrigin> {
+    pub fn new(config: &Config, memory: &MemoryPlan, shards: usize) -> Result<Self, InvalidOrigin> {
         let ticks = Deadlines::ticks;
+        let one_message = config.server.max_message_bytes as u64 + MESSAGE_OVERHEAD;
         let ping_interval = match config.keepalive.ping_interval_ms {
             0 => 0,
             ms => ticks(ms),
@@ -89,8 +95,8 @@ impl Settings {
             compression_threshold: config.server.compression_threshold_bytes,
             max_message_bytes: config.server.max_message_bytes,
             max_queued_bytes: config.server.max_queued_bytes,
-            max_output_bytes: part(config.server.max_total_queued_bytes, shards),
-            max_unfinished_bytes: part(config.server.max_unfinished_bytes, shards),
+            max_output_bytes: part(memory.allowed(Use::Output), shards).max(one_message),
+            max_unfinished_bytes: part(memory.allowed(Use::Unfinished), shards).max(one_message),
             max_pings_per_second: config.server.max_pings_per_second,
             receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
             gather: Duration::from_micros(config.server.gather_us),
@@ -99,7 +105,7 @@ impl Settings {
             forwarded_header: ForwardedHeader::named(&config.server.forwarded_header),
             max_head_bytes: config.handshake.max_head_bytes,
             proxy_protocol: config.server.proxy_protocol,
-            half_open: half_open(config.handshake.max_pending, shards),
+            half_open: half_open(memory.allowed(Use::HalfOpen), shards),
             refusal_rates: LadderRates {
                 close: config.refusal.close_per_second,
                 http: config.refusal.http_per_second,

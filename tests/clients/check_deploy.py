@@ -15,6 +15,7 @@ import yaml
 KUBERNETES = "1.31"
 DEADLINE_S = 30
 BYTES_PER_CONNECTION = 4352
+PROCESS_BYTES = 20 << 20
 UNITS = {"Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -46,7 +47,8 @@ def check_pod(spec):
     memory = container["resources"]["limits"]["memory"]
     budget = int(memory[:-2]) * UNITS[memory[-2:]] * 9 // 10
     connections = int(environment["TIDEGATE_ADMISSION__MAX_GLOBAL_CONNECTIONS"])
-    assert connections * BYTES_PER_CONNECTION <= budget, "it would not admit as many"
+    room = (budget - PROCESS_BYTES) * 85 // 100
+    assert connections * BYTES_PER_CONNECTION <= room, "it would not admit as many"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert spec["securityContext"]["seccompProfile"]["type"] == "Localhost"

@@ -22,6 +22,7 @@ use tidegate::coordinator::drain::Pace;
 use tidegate::coordinator::limits::Limits;
 use tidegate::coordinator::state::ServerState;
 use tidegate::handler::{Handler, ShardRoutes, echo::Echo, plain::Plain};
+use tidegate::memory_plan::MemoryPlan;
 use tidegate::mesh::inbox::{Postbox, inbox};
 use tidegate::mesh::message::{Fault as Injected, ShardMessage};
 use tidegate::mesh::outbox::Outbox;
@@ -182,20 +183,22 @@ impl World {
         let seats =
             Seats { shards: plan.shards, per_shard: plan.files as u32, by_memory: u64::MAX };
         let state = ServerState::new(Arc::clone(&config), Clock::start(), metrics.clone());
-        let state = Arc::new(state.with_seats(seats));
+        let memory = MemoryPlan::unbounded(&config, plan.shards);
+        let state = Arc::new(state.with_room(seats, memory));
         let commands = bounded(plan.room * 4);
         let room = plan.room;
         let ends: Vec<_> =
             kernel.borrow().rings.iter().map(|ring| inbox(room, ring.bell.clone())).collect();
         let (postboxes, inboxes): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
-        let limits = Limits::new(None, seats, &config.admission, &postboxes, commands.0.clone());
+        let limits =
+            Limits::new(None, seats, memory, &config.admission, &postboxes, commands.0.clone());
         let admission = limits.plan(&config.admission);
         let owners = Owners::new(plan.shards, random.next() as u32);
         let environment = || SimulatedEnvironment::new(Rc::clone(&kernel));
         let mut places = Vec::new();
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let hash = RandomState::with_seeds(plan.seed, 1, 2, index as u64);
-            let settings = Settings::new(&config, plan.shards);
+            let settings = Settings::new(&config, &memory, plan.shards);
             let parts = Parts {
                 index,
                 environment: environment(),

@@ -41,6 +41,27 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// The same, with the sockets themselves counted: version 1 does so only in a cgroup that has a
+    /// limit for what they hold, however high.
+    pub(crate) fn with_memory_and_sockets(bytes: u64) -> Result<Self, String> {
+        let cgroup = Self::with_memory(bytes)?;
+        if !cgroup.unified {
+            let limit = "memory.kmem.tcp.limit_in_bytes";
+            fs::write(cgroup.directory.join(limit), (1_u64 << 40).to_string())
+                .map_err(|error| format!("{limit} of {}: {error}", cgroup.directory.display()))?;
+        }
+        Ok(cgroup)
+    }
+
+    /// Bytes in use without page cache that can be given back at once, as the server reads them.
+    pub(crate) fn used(&self) -> u64 {
+        let key = if self.unified { "inactive_file " } else { "total_inactive_file " };
+        let stat = fs::read_to_string(self.directory.join("memory.stat")).expect("the cgroup");
+        let line = stat.lines().find_map(|line| line.strip_prefix(key));
+        let cache: u64 = line.expect("inactive_file").parse().expect("a number");
+        self.memory().1.saturating_sub(cache)
+    }
+
     /// The command, run in this cgroup.
     pub(crate) fn command(&self, inner: &Command) -> Command {
         let mut command = Command::new("/bin/sh");

@@ -3,6 +3,7 @@
 //! Counters live with the shards, so nothing is registered and kept: a scrape reads them.
 
 mod compatibility;
+mod memory;
 mod page;
 mod redis;
 mod sessions;
@@ -17,6 +18,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use self::compatibility::compatibility;
+use self::memory::memory;
 use self::page::{BYTES, Page, SECONDS, ratio, seconds};
 use self::redis::redis;
 use self::sessions::sessions;
@@ -51,6 +53,7 @@ impl Collector for Scrape {
         let mut page = Page { encoder, moment };
         connections(&mut page)?;
         pressure(&mut page)?;
+        memory(&mut page)?;
         messages(&mut page)?;
         leases(&mut page)?;
         shards(&mut page)?;
