@@ -1,7 +1,7 @@
 //! What the process says when it ends: one number for each way, so that a supervisor, a
 //! deploy script and a person reading `systemctl status` can tell them apart.
 //!
-//! 64, 69, 70, 74, 75 and 78 are those of `sysexits.h`; scripts that know them need no table.
+//! 64, 69, 70, 73, 74, 75 and 78 are those of `sysexits.h`; scripts that know them need no table.
 
 /// Every connection left, every stage was done: the ordinary end after a drain.
 pub const DRAINED: u8 = 0;
@@ -19,6 +19,10 @@ pub const UNAVAILABLE: u8 = 69;
 /// `shutdown.deadline_ms`, or the part of it that the last stage has, ended the process with
 /// connections that it could not let go (`EX_SOFTWARE`).
 pub const DEADLINE: u8 = 70;
+
+/// The connections have left, but `shutdown.report_file` could not be written (`EX_CANTCREAT`);
+/// the last line of the log says why.
+pub const REPORT_LOST: u8 = 73;
 
 /// The connections have left, but a shutdown resource or hook failed or ran out of its time
 /// (`EX_IOERR`); the report names it.

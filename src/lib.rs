@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod environment;
 pub mod escape;
 pub mod exit_code;
+pub mod files;
 pub mod handler;
 pub mod http;
 mod likeness;

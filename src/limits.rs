@@ -335,7 +335,44 @@ pub const STOP_MARGIN_MS: u64 = 10_000;
 /// shards come round every tick.
 pub const WATCHDOG_LOOK_MIN_MS: u64 = 50;
 
+/// The longest configuration file in bytes: deny and allow lists of half a million blocks.
+pub const CONFIG_FILE_BYTES: u64 = 16 << 20;
+
+/// The longest file of a secret in bytes: a secret of 1,024 characters, and what an editor adds.
+pub const SECRET_FILE_BYTES: u64 = 4 << 10;
+
+/// The longest shutdown report that is read in bytes: [`RESOURCES`] stages, each with a line of
+/// [`HOOK_LAST_WORDS_BYTES`], are a third of it.
+pub const REPORT_FILE_BYTES: u64 = 1 << 20;
+
+/// The longest file of `/proc`, `/sys`, a cgroup or a unit that is read in bytes; most are a page.
+pub const KERNEL_FILE_BYTES: u64 = 1 << 20;
+
+/// How long a file has to be left alone before it counts as written, in milliseconds: between two
+/// writes of a program that copies it there is no such pause.
+pub const FILE_SETTLED_MS: u64 = 100;
+
+/// How long a file that is being written is waited for, in milliseconds: half of what whoever asks
+/// for a reload waits for the answer.
+pub const FILE_SETTLE_PATIENCE_MS: u64 = COORDINATOR_PATIENCE_MS / 2;
+
+/// How often a pipe or a file that is being written is looked at, in milliseconds.
+pub const FILE_POLL_MS: u64 = 5;
+
+/// How long a configuration that comes through a pipe may take, in milliseconds: a command that
+/// asks a secret store, in less than the time that service managers give a start.
+pub const CONFIG_PIPE_MS: u64 = 10_000;
+
+/// How long a file system may take for the report of a shutdown, in milliseconds: a disk that syncs
+/// while others write does so in less. One that hangs must not hold up the end.
+pub const REPORT_FILE_MS: u64 = 2_000;
+
+/// What it may take in any case, also when the deadline has passed.
+pub const REPORT_FILE_LEAST_MS: u64 = 250;
+
 const _: () = {
+    assert!(HOOK_LAST_WORDS_BYTES as u64 * RESOURCES as u64 * 3 < REPORT_FILE_BYTES);
+    assert!(FILE_SETTLED_MS * 2 < FILE_SETTLE_PATIENCE_MS);
     assert!(BYTES_PER_CONNECTION >= KERNEL_BYTES_PER_CONNECTION + 97);
     assert!(SUBMISSIONS <= 32_768 && COMPLETIONS <= 65_536, "limits of the kernel");
     assert!(COMPLETIONS >= SUBMISSIONS * 4);

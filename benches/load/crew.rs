@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tidegate::files::write;
 use tidegate::ring::probe;
 use tidegate::sys::affinity;
 
@@ -28,6 +29,8 @@ const LEAVE_EACH: Duration = Duration::from_micros(100);
 /// What may still follow an answer to an attempt, a Close behind 101, is waited for so long;
 /// more than a ring sleeps.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long a pipe that is told that the run is ready may take nothing.
+const READY_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the conductor looks.
 const BEAT: Duration = Duration::from_millis(20);
 
@@ -464,7 +467,9 @@ fn watch_signals() -> io::Result<Arc<AtomicBool>> {
 
 fn say_ready(plan: &Plan, shared: &Shared) -> io::Result<()> {
     let Some(file) = &plan.ready_file else { return Ok(()) };
-    std::fs::write(file, format!("{}\n", shared.open()))
+    let text = format!("{}\n", shared.open());
+    write::write(file, text.as_bytes(), 0o644, Instant::now() + READY_PATIENCE)
+        .map(drop)
         .map_err(|error| io::Error::other(format!("{}: {error}", file.display())))
 }
 

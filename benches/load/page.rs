@@ -2,8 +2,11 @@
 
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tidegate::files::read::small_text;
+use tidegate::files::write;
 
 use crate::plan::Refused;
 use crate::report::Report;
@@ -13,6 +16,9 @@ const PAGE: &str = include_str!("page.html");
 /// Where the data goes in the page.
 const PLACE: &str = "/*DATA*/null";
 
+/// How long a pipe that the page is written to may take nothing.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Writes the page of a run of `command`.
 ///
 /// # Errors
@@ -20,12 +26,15 @@ const PLACE: &str = "/*DATA*/null";
 pub(crate) fn write(file: &Path, command: &str, report: &Report) -> Result<(), Refused> {
     let name =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
-    std::fs::write(file, page(command, report)).map_err(|error| Refused::Kernel(name(error)))
+    let give_up = Instant::now() + WRITE_PATIENCE;
+    write::write(file, page(command, report).as_bytes(), 0o644, give_up)
+        .map(drop)
+        .map_err(|error| Refused::Kernel(name(error)))
 }
 
 fn page(command: &str, report: &Report) -> String {
     let line: Vec<String> = std::env::args().skip(1).collect();
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel = small_text("/proc/sys/kernel/osrelease").unwrap_or_default();
     let data = json!({
         "command": command,
         "line": line.join(" "),

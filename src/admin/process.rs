@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::time::Duration;
 
+use crate::files::read::small_text;
 use crate::pressure::reading::Reader;
 use crate::sys::kernel;
 
@@ -73,7 +74,7 @@ impl Meter {
     pub(super) fn new() -> Self {
         let cpu = CpuMeter::default();
         // The program around the server may have worked before.
-        let before = cpu_ms(&fs::read_to_string("/proc/self/stat").unwrap_or_default());
+        let before = cpu_ms(&small_text("/proc/self/stat").unwrap_or_default());
         cpu.then.set((Duration::ZERO, before.unwrap_or(0)));
         Self { cpu, memory: Reader::new(kernel::page_bytes()).into() }
     }
@@ -81,7 +82,7 @@ impl Meter {
 
 /// Reads the figures, `uptime` after the start of the server.
 pub(super) fn read(meter: &Meter, uptime: Duration) -> ProcessFigures {
-    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let text = |path: &str| small_text(path).unwrap_or_default();
     let status = text("/proc/self/status");
     let cpu_ms = cpu_ms(&text("/proc/self/stat")).unwrap_or(0);
     ProcessFigures {

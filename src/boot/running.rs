@@ -3,6 +3,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,6 @@ use super::report_file;
 use super::rollback::CoordinatorParts;
 use super::shard_thread::{self, Shards};
 use super::threads::Threads;
-use crate::config::Config;
 use crate::coordinator::Coordinator;
 use crate::coordinator::command::ShardFailure;
 use crate::coordinator::report::ShutdownReport;
@@ -75,8 +75,10 @@ pub(super) fn prepare(
     let (given, shards) = bounded::<Shards>(1);
     let run = move || {
         let Ok(shards) = shards.recv() else { return };
-        let report = lead(coordinator, &parts, &shards);
-        last_words(&parts.state.config(), &report);
+        let mut report = lead(coordinator, &parts, &shards);
+        last_words(&report);
+        let config = parts.state.config();
+        save(config.shutdown.report_file.as_deref(), &mut report);
         told.tell(End { report, threads_ended: shards.join() });
     };
     threads.add(std::thread::Builder::new().name("tidegate-coordinator".to_owned()).spawn(run)?);
@@ -110,7 +112,7 @@ fn lead(
     run.or_else(second).unwrap_or_else(|_| panicked())
 }
 
-fn last_words(config: &Config, report: &ShutdownReport) {
+fn last_words(report: &ShutdownReport) {
     let seconds = report.duration_ms as f64 / 1_000.0;
     let outcomes = serde_json::to_string(&report.outcomes).unwrap_or_default();
     info!(
@@ -124,9 +126,19 @@ fn last_words(config: &Config, report: &ShutdownReport) {
     if let Some(discrepancy) = &report.discrepancy {
         error!("the outcomes do not add up: {discrepancy}");
     }
-    if let Some(path) = &config.shutdown.report_file
-        && let Err(error) = report_file::write(path, report)
-    {
-        error!(path = %path.display(), %error, "shutdown.report_file could not be written");
+}
+
+/// Writes the report. One that is lost is an error of the shutdown, if it had no other.
+fn save(path: Option<&Path>, report: &mut ShutdownReport) {
+    let Some(path) = path else { return };
+    let Err(error) = report_file::write(path, report) else { return };
+    if report.exit_code == Some(exit_code::DRAINED) {
+        report.exit_code = Some(exit_code::REPORT_LOST);
     }
+    error!(
+        path = %path.display(),
+        %error,
+        exit_code = report.exit_code,
+        "the report of the shutdown is lost: shutdown.report_file could not be written"
+    );
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::process::Process;
 use super::sysctl;
 use super::unit::Unit;
+use crate::files::read::small_text;
 use crate::pressure::reading::Reader;
 
 /// CAP_NET_ADMIN, CAP_IPC_LOCK and CAP_SYS_ADMIN of capabilities(7).
@@ -73,7 +74,7 @@ impl Machine {
     /// The same where it is known already how much memory may be used.
     pub fn with_memory(root: &Path, process: Process, memory_bytes: Option<u64>) -> Self {
         let text = |path: &str| {
-            let text = fs::read_to_string(root.join(path)).ok()?;
+            let text = small_text(root.join(path)).ok()?;
             Some(text.trim().to_owned())
         };
         let names = sysctl::TABLE.iter().map(|row| row.name).chain(OTHERS);
@@ -162,7 +163,7 @@ fn interface(directory: &Path, name: String) -> Interface {
     let queues = fs::read_dir(directory.join("queues")).into_iter().flatten().flatten();
     let receiving: Vec<_> = queues
         .filter(|queue| queue.file_name().to_string_lossy().starts_with("rx-"))
-        .map(|queue| fs::read_to_string(queue.path().join("rps_cpus")).unwrap_or_default())
+        .map(|queue| small_text(queue.path().join("rps_cpus")).unwrap_or_default())
         .collect();
     // A mask is groups of hexadecimal digits with commas between.
     let steers = |mask: &String| mask.chars().any(|c| c.is_ascii_hexdigit() && c != '0');

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Finding, Machine, Question, Verdict};
+use crate::files::read::small_text;
 use crate::ring::MAX_SLOTS;
 
 /// The name of the unit in `deploy/systemd`.
@@ -42,7 +43,7 @@ impl Unit {
             drop_ins.sort();
             files.extend(drop_ins);
         }
-        let mut texts = files.iter().rev().filter_map(|file| fs::read_to_string(file).ok());
+        let mut texts = files.iter().rev().filter_map(|file| small_text(file).ok());
         let open_files = texts.find_map(|text| limit(&text));
         Some(Self { path, open_files })
     }

@@ -4,13 +4,13 @@
 //! and is logged once until it can be read again. Not here: what it means ([`level`](super::level)).
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
 use super::cgroup::{self, Cgroups, Version};
 use super::memory::{self, TcpMemory, Usage};
+use crate::files::read::small_text;
 use crate::limits::KERNEL_BYTES_PER_CONNECTION;
 
 /// The names of a cgroup's files.
@@ -170,7 +170,7 @@ impl Reader {
 
     /// What is in a file; `None`, with a line in the log, if it is not there or not understood.
     fn read<T>(&mut self, path: &Path, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let read = fs::read_to_string(path);
+        let read = small_text(path);
         let found = read.as_deref().ok().and_then(parse);
         if found.is_some() {
             self.logged.remove(path);
@@ -189,6 +189,8 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
 
     /// A machine made of files.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::clock::Now;
+use crate::files::read::small_text;
 use crate::limits::TICK_MS;
 use crate::metrics::ShardMetrics;
 
@@ -91,7 +92,7 @@ fn busy_per_mille(runnable_ns: u64, passed_ns: u64) -> u16 {
 impl Thread {
     fn runnable_since_last(&mut self) -> u64 {
         // A thread that has ended is busy with nothing.
-        let text = fs::read_to_string(&self.schedstat).unwrap_or_default();
+        let text = small_text(&self.schedstat).unwrap_or_default();
         let now = runnable_ns(&text).unwrap_or(self.runnable_ns);
         now.saturating_sub(std::mem::replace(&mut self.runnable_ns, now))
     }
@@ -106,9 +107,9 @@ fn runnable_ns(schedstat: &str) -> Option<u64> {
 
 fn threads(tasks: &Path) -> Vec<Thread> {
     let thread = |task: fs::DirEntry| {
-        let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        let name = small_text(task.path().join("comm")).ok()?;
         let schedstat = task.path().join("schedstat");
-        let runnable_ns = runnable_ns(&fs::read_to_string(&schedstat).ok()?)?;
+        let runnable_ns = runnable_ns(&small_text(&schedstat).ok()?)?;
         name.starts_with(THREAD_NAME).then_some(Thread { schedstat, runnable_ns })
     };
     let tasks = fs::read_dir(tasks).into_iter().flatten().flatten();

@@ -4,11 +4,11 @@
 //! from an error number alone when the machine can be asked.
 
 use std::fmt;
-use std::fs;
 use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 
+use crate::files::read::small_text;
 use crate::sys::{kernel, rlimit};
 
 /// Oldest kernel with everything that is used: BIND on a ring came with 6.11, a minimum wait
@@ -139,8 +139,8 @@ pub fn explain(error: &io::Error) -> Unavailable {
 }
 
 fn forbidden() -> Unavailable {
-    let value = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
-    let group = fs::read_to_string("/proc/sys/kernel/io_uring_group").unwrap_or_default();
+    let value = small_text("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let group = small_text("/proc/sys/kernel/io_uring_group").unwrap_or_default();
     match value.trim() {
         "2" => Unavailable {
             cause: "kernel.io_uring_disabled is 2 (forbidden for everybody)".to_owned(),

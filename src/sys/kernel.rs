@@ -38,10 +38,15 @@ pub fn monotonic_usec() -> u64 {
     time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
 }
 
+/// The user whose rights the process has.
+pub fn effective_user() -> u32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// True if the process runs as root.
 pub fn is_root() -> bool {
-    // SAFETY: no arguments, cannot fail.
-    unsafe { libc::geteuid() == 0 }
+    effective_user() == 0
 }
 
 /// Ends the process at once, without destructors: the last step after a failed or forced stop.
