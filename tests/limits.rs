@@ -374,17 +374,18 @@ fn the_admin_reloads_and_names_what_changed_and_what_cannot() {
 }
 
 #[test]
-fn a_file_that_does_not_end_keeps_nobody_from_stopping() {
-    let mut limited = Limited::start("");
+fn a_pipe_in_the_place_of_the_file_keeps_the_limits_and_holds_nobody_up() {
+    let mut limited =
+        Limited::start("connections_per_ip_per_minute = 1\nconnections_per_ip_burst = 3\n");
     let path = limited.directory.path().join("tidegate.toml");
     std::fs::remove_file(&path).unwrap();
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     for _ in 0..3 {
         limited.server.signal(Signal::HUP);
     }
-    limited.server.wait_for_log("reading the configuration again");
+    limited.server.wait_for_log("it is a pipe");
     let (status, answer) = limited.reload();
-    assert_eq!(status, 503, "{answer}");
-    assert_eq!(limited.admitted(HERE, 1), 1);
+    assert_eq!(status, 422, "{answer}");
+    assert_eq!(limited.admitted(HERE, 10), 3);
     assert_eq!(limited.server.drain().0, Some(0));
 }

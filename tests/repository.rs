@@ -23,6 +23,16 @@ const UNSAFE: [&str; 5] = [
     "benches/load/tun/device.rs",
 ];
 
+/// Where files may be opened without `src/files`: the wrappers of the kernel, and what reads nothing
+/// but fixed paths of the kernel's.
+const OPENS_FILES: [&str; 5] = [
+    "src/files/",
+    "src/sys/",
+    "benches/load/cpu.rs",
+    "benches/load/server/memory.rs",
+    "benches/load/tun/device.rs",
+];
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -83,6 +93,36 @@ fn unsafe_code_is_where_it_may_be_and_says_why() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A path can lead to a FIFO, a device or a link: what opens one goes through the module that
+/// bounds it.
+#[test]
+fn files_are_opened_in_one_place() {
+    let calls = [
+        "fs::read(",
+        "fs::read_to_string(",
+        "fs::write(",
+        "fs::rename(",
+        "File::open(",
+        "File::create(",
+        "OpenOptions",
+    ];
+    let mut wrong = Vec::new();
+    for (name, text) in rust_files() {
+        let is_program = name.starts_with("src/") || name.starts_with("benches/load/");
+        let is_test = name.ends_with("tests.rs") || name.contains("/tests/");
+        if !is_program || is_test || OPENS_FILES.iter().any(|allowed| name.starts_with(allowed)) {
+            continue;
+        }
+        let program = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
+        for (index, line) in program.enumerate() {
+            if calls.iter().any(|call| code(line).contains(call)) {
+                wrong.push(format!("{name}:{}: {}", index + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not through src/files:\n{}", wrong.join("\n"));
 }
 
 #[test]

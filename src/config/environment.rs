@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use super::error::ConfigError;
 use super::key::{ENVIRONMENT_PREFIX, KEYS, Key};
 use super::source::Source;
-use super::written::{ADVICE, Layer, printable, quiet};
+use super::written::{ADVICE, Layer, printable, shown_name, unquoted};
 
 /// Names the configuration file.
 pub(super) const FILE_NAME: &str = "TIDEGATE_CONFIG";
@@ -85,7 +85,7 @@ fn take(layer: &mut Layer, found: Found, name: String, value: &OsStr) {
         shown = format!("{shown} {unit}");
     }
     let read = match value.to_str() {
-        Some(text) => key.rule.read_scaled(text, factor),
+        Some(text) => unquoted(text).and_then(|text| key.rule.read_scaled(text, factor)),
         None => Err(Some("it is not UTF-8".to_owned())),
     };
     layer.take(key, Source::Environment(name), shown, read);
@@ -101,7 +101,7 @@ fn unknown(name: String) -> ConfigError {
         None => format!("this version has no such setting; {ADVICE}"),
     };
     ConfigError::UnknownName {
-        source: Source::Environment(quiet(&name)),
+        source: Source::Environment(shown_name(&name)),
         name: "variable".to_owned(),
         advice,
     }

@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::error::ConfigError;
 use super::key::Key;
 use super::source::Source;
-use super::written::{Layer, printable, quiet, unknown_key};
+use super::toml_advice::advice;
+use super::written::{Layer, printable, quiet, shown_name, unknown_key};
 
 /// Reads `text`, which came from `path`. A file that is not TOML gives every place where it is
 /// not, and no values: what the parser makes of the rest is a guess.
@@ -22,14 +23,19 @@ pub(super) fn read(path: &Path, text: &str) -> Layer {
         reading.root(root.get_ref());
     }
     for error in &errors {
+        let at = error.span().map(|span| span.start);
+        let advice = at.and_then(|at| advice(text, at)).map(|advice| format!("; {advice}"));
+        let message = error.message().replace('\n', " ");
         reading.layer.errors.push(ConfigError::BadFile {
             path: path.to_owned(),
-            line: error.span().map(|span| reading.line(span.start)),
-            message: format!("this is not TOML: {}", error.message().replace('\n', " ")),
+            line: at.map(|at| reading.line(at)),
+            message: format!("this is not TOML: {message}{}", advice.unwrap_or_default()),
         });
     }
     // The parser's tables are sorted by name; a reader goes through the file from the top.
     reading.layer.errors.sort_by_key(line_of);
+    // What the parser says about the rest of a line that it did not understand is a guess.
+    reading.layer.errors.dedup_by(|next, first| is_guess(first, next));
     reading.layer
 }
 
@@ -76,7 +82,7 @@ impl Reading<'_> {
         };
         for fault in faults {
             let (source, found) = match fault.part {
-                Some((at, part)) => (self.source(at), printable(key, &part)),
+                Some((at, part)) => (self.source(at), quiet(&part)),
                 None => (source.clone(), found.clone()),
             };
             self.layer.take(key, source, found, Err(fault.hint));
@@ -100,7 +106,7 @@ impl Reading<'_> {
         };
         self.layer.errors.push(ConfigError::UnknownName {
             source: self.source(name.span().start),
-            name: format!("section [{}]", quiet(section)),
+            name: format!("section [{}]", shown_name(section)),
             advice,
         });
     }
@@ -113,6 +119,11 @@ impl Reading<'_> {
     fn line(&self, offset: usize) -> usize {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
     }
+}
+
+fn is_guess(first: &ConfigError, next: &ConfigError) -> bool {
+    let is_syntax = |error: &ConfigError| matches!(error, ConfigError::BadFile { message, .. } if message.starts_with("this is not TOML"));
+    is_syntax(first) && is_syntax(next) && line_of(first) == line_of(next)
 }
 
 fn line_of(error: &ConfigError) -> usize {

@@ -10,7 +10,9 @@
 //!   from here and nowhere else
 //! - `key`, `rule`, `value`, `allowed_origin`, `network`, `address_block`, `source_override`: what
 //!   a key is and which values it takes
-//! - `source`, `written`, `file`, `environment`: as written
+//! - `source`, `written`, `file`, `environment`: as written; `file_source`: the file on the disk;
+//!   `toml_advice`: what to write instead of a line that is not TOML
+//! - `secret_file`: secrets that are in files of their own
 //! - `resolved`: as resolved, and the checks between keys; `source_prefix`: one of them
 //! - `reload`: what a configuration that was read again changes, and what it cannot
 //! - `default_file`: the table printed as a commented file
@@ -25,6 +27,7 @@ mod default_file;
 mod environment;
 mod error;
 mod file;
+mod file_source;
 mod key;
 mod key_macro;
 mod made;
@@ -32,15 +35,18 @@ mod network;
 mod reload;
 mod resolved;
 mod rule;
+mod secret_file;
 mod shutdown_hook;
 mod source;
 mod source_override;
 mod source_prefix;
 mod table;
+mod toml_advice;
 mod value;
 mod written;
 
 pub use error::{ConfigError, ConfigErrors};
+pub use file_source::INSTALLED_FILE;
 pub use key::{KEYS, Key, LegacyName, Preset};
 pub use reload::{Change, ReloadReport};
 pub use resolved::ShownValue;
@@ -53,6 +59,7 @@ pub use table::{
     Handshake, Keepalive, Log, Metrics, Redis, Refusal, Server, Sessions, Shutdown,
 };
 pub use value::{LogFormat, ProxyProtocol, Secret, Value};
+pub use written::shown_name;
 
 #[cfg(test)]
 mod tests;

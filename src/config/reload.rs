@@ -1,7 +1,8 @@
 //! The difference between the configuration in force and the one that was read again.
 //!
-//! What can change at run time is the section `admission` but for what makes a source, and what
-//! takes its value from there. Everything else keeps the value that the server was started with and is named.
+//! What can change at run time is the section `admission` but for what makes a source, what takes
+//! its value from there, and the admin token where there was one. Everything else keeps the value
+//! that the server was started with and is named.
 
 use std::fmt;
 
@@ -87,7 +88,11 @@ impl Config {
         let follows = key.name == "shutdown.reconnect_per_second"
             && self.is_derived(key.name)
             && read.is_derived(key.name);
-        key.section() == "admission" && !FIXED.contains(&key.name) || follows
+        // A token can become another. Whether there is one was decided with admin.listen.
+        let rotates = matches!(key.name, "admin.token" | "admin.token_file")
+            && self.admin.token.is_some()
+            && read.admin.token.is_some();
+        key.section() == "admission" && !FIXED.contains(&key.name) || follows || rotates
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -13,12 +12,15 @@ use serde::Serialize;
 use super::allowed_origin;
 use super::environment;
 use super::error::{ConfigError, ConfigErrors};
-use super::file;
+use super::file_source::{self, Occasion};
 use super::key::{KEYS, Key};
+use super::rule::Rule;
+use super::secret_file;
 use super::source::{Origin, Source, Sources};
 use super::table::{Admission, Config};
 use super::value::{ProxyProtocol, Secret, Value};
-use super::written::{Layer, Written, quiet};
+use super::written::{Layer, Written, shown_name};
+use crate::redis::endpoint;
 
 /// Limits for a machine on which people write software: a reload of a page full of sockets,
 /// again and again from one address, is no attack there.
@@ -52,9 +54,31 @@ impl Config {
     /// cannot be read: the process should print them and end with
     /// [`exit_code::CONFIG`](crate::exit_code::CONFIG).
     pub fn load(sources: Sources) -> Result<Config, ConfigErrors> {
-        let mut errors = Vec::new();
-        let profile = profile_layer(&sources, &mut errors);
-        let file = file_layer(&sources, &mut errors);
+        Self::read(&sources, Occasion::Start)
+    }
+
+    /// Reads the sources again for a server that runs. The file has to be a regular one that is
+    /// not empty and that nobody is writing.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and what can be read at the start only.
+    pub fn load_again(sources: &Sources) -> Result<Config, ConfigErrors> {
+        Self::read(sources, Occasion::Reload)
+    }
+
+    /// Reads the sources for a command that only wants to know addresses or limits: secrets that
+    /// are in files of their own are left there, since not everybody may read them.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_without_secrets(sources: &Sources) -> Result<Config, ConfigErrors> {
+        Self::read(sources, Occasion::WithoutSecrets)
+    }
+
+    fn read(sources: &Sources, occasion: Occasion) -> Result<Config, ConfigErrors> {
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        let profile = profile_layer(sources, &mut errors);
+        let file = file_source::layer(sources, occasion, &mut errors, &mut warnings);
         let environment = environment::read(&sources.environment);
         let flags = Layer::from_flags(&sources.flags);
 
@@ -63,7 +87,11 @@ impl Config {
             values.extend(layer.values);
             errors.extend(layer.errors);
         }
+        if occasion != Occasion::WithoutSecrets {
+            secret_file::read_all(&mut values, &mut errors);
+        }
         let mut config = Config::from_written(&values);
+        config.warnings = warnings;
         config.fill_in();
         config.check(&mut errors);
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
@@ -77,10 +105,7 @@ impl Config {
             .map(|((key, value), origin)| ShownValue {
                 key: key.name,
                 value: mask(key, value),
-                source: match &origin.note {
-                    Some(note) => format!("{}, {note}", origin.source),
-                    None => origin.source.to_string(),
-                },
+                source: origin.to_string(),
             })
             .collect()
     }
@@ -101,12 +126,14 @@ impl Config {
         let mut values = Vec::with_capacity(KEYS.len());
         let mut origins = Vec::with_capacity(KEYS.len());
         for key in KEYS {
-            let (value, source) = match written.get(key.name) {
-                Some(written) => (written.value.clone(), written.source.clone()),
-                None => (key.preset_value(), Source::Default),
+            let (value, source, file) = match written.get(key.name) {
+                Some(Written { value, source, file, .. }) => {
+                    (value.clone(), source.clone(), file.clone())
+                }
+                None => (key.preset_value(), Source::Default, None),
             };
             values.push(value);
-            origins.push(Origin { source, note: None });
+            origins.push(Origin { source, note: None, file });
         }
         Config::from_values(values, origins)
     }
@@ -169,13 +196,29 @@ impl Config {
                     .to_owned(),
             );
         }
-        if self.admin.token.is_some() && matches!(self.source("admin.token"), Some(Source::Flag(_)))
-        {
-            self.warnings.push(
-                "admin.token is on the command line, where every user of this machine can read \
-                 it; TIDEGATE_ADMIN__TOKEN is not"
-                    .to_owned(),
-            );
+        self.warn_of_visible_secrets();
+    }
+
+    /// Every user of the machine sees the command line of every process.
+    fn warn_of_visible_secrets(&mut self) {
+        let values = self.values();
+        for (secret, file) in secret_file::pairs() {
+            let at = Key::position(secret.name).unwrap_or_default();
+            let Value::Text(text) = &values[at] else { continue };
+            let Origin { source: Source::Flag(_), file: None, .. } = &self.origins[at] else {
+                continue;
+            };
+            let is_visible = match secret.rule {
+                Rule::RedisUrl => endpoint::has_password(text),
+                _ => !text.is_empty(),
+            };
+            if is_visible {
+                self.warnings.push(format!(
+                    "{} is on the command line, where every user of this machine can read it (ps); \
+                     write it into a file that only the server can read and set {} to its path",
+                    secret.name, file.name
+                ));
+            }
         }
     }
 
@@ -274,13 +317,14 @@ impl Config {
                 errors.push(ConfigError::Contradiction { keys, message });
             }
         };
-        if !self.admin.listen.ip().to_canonical().is_loopback() && self.admin.token.is_none() {
+        let has_token = self.admin.token.is_some() || self.admin.token_file.is_some();
+        if !self.admin.listen.ip().to_canonical().is_loopback() && !has_token {
             refuse(
-                &["admin.listen", "admin.token"],
+                &["admin.listen", "admin.token", "admin.token_file"],
                 format!(
                     "{}: admin.listen = {} can be reached from other machines, and admin.token \
-                     is not set; set TIDEGATE_ADMIN__TOKEN to at least 16 characters, or listen \
-                     on 127.0.0.1",
+                     is not set; write at least 16 characters into a file and set \
+                     admin.token_file to its path, or listen on 127.0.0.1",
                     self.source("admin.listen").unwrap_or(&Source::Default),
                     self.admin.listen,
                 ),
@@ -377,7 +421,7 @@ fn profile_layer(sources: &Sources, errors: &mut Vec<ConfigError>) -> Layer {
         let known: Vec<_> = PROFILES.iter().map(|(profile, _)| *profile).collect();
         errors.push(ConfigError::UnknownName {
             source,
-            name: format!("profile {}", quiet(&name)),
+            name: format!("profile {}", shown_name(&name)),
             advice: format!("this version has {}", known.join(", ")),
         });
         return Layer::default();
@@ -391,25 +435,4 @@ fn profile_layer(sources: &Sources, errors: &mut Vec<ConfigError>) -> Layer {
         }
     }
     layer
-}
-
-fn file_layer(sources: &Sources, errors: &mut Vec<ConfigError>) -> Layer {
-    let in_environment =
-        || environment::lookup(&sources.environment, environment::FILE_NAME).map(PathBuf::from);
-    let Some(path) = sources.file.clone().or_else(in_environment) else {
-        return Layer::default();
-    };
-    match std::fs::read(&path).map(String::from_utf8) {
-        Ok(Ok(text)) => file::read(&path, &text),
-        Ok(Err(_)) => {
-            let message = "it is not UTF-8".to_owned();
-            errors.push(ConfigError::BadFile { path, line: None, message });
-            Layer::default()
-        }
-        Err(error) => {
-            let message = format!("it cannot be read: {error}");
-            errors.push(ConfigError::BadFile { path, line: None, message });
-            Layer::default()
-        }
-    }
 }

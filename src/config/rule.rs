@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::value::{LogFormat, ProxyProtocol, Value};
+use super::written::{QUOTED, is_quoted};
 use super::{address_block, allowed_origin, network, shutdown_hook, source_override};
 use crate::limits::REDIS_NAME_CHARS;
 use crate::redis::endpoint;
@@ -355,6 +356,9 @@ const fn may_be_sent(code: u64) -> bool {
 /// The hint counts characters and never repeats them.
 fn check_secret(text: &str, min_chars: usize) -> Result<(), Hint> {
     let chars = text.chars().count();
+    if is_quoted(text) {
+        return Err(Some(QUOTED.to_owned()));
+    }
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Some("it contains a space, a line end or something else".to_owned()));
     }

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::environment;
 use super::rule::{Fault, Hint};
+use super::written::shown_name;
 use crate::limits::RESOURCES;
 use crate::resources::Stage;
 
@@ -129,7 +130,7 @@ fn read_one(written: &Written) -> Result<ShutdownHook, (String, String)> {
     let shown = value("name").and_then(|name| name.as_str()).unwrap_or("a hook").to_owned();
     let wrong = |problem: String| (shown.clone(), problem);
     if let Some((key, _)) = written.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
-        return Err(wrong(format!("{key:?} is not one of {}", KEYS.join(", "))));
+        return Err(wrong(format!("{} is not one of {}", shown_name(key), KEYS.join(", "))));
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || " ._-".contains(c);
     let name = value("name").and_then(|name| name.as_str()).unwrap_or_default();
@@ -249,7 +250,7 @@ mod tests {
                 r#"[{"name": "a", "command": ["x"], "environment": ["A", "REDIS_URL"]}]"#,
                 "a: environment has REDIS_URL, which is a secret",
             ),
-            (r#"[{"name": "a", "command": ["x"], "when": 1}]"#, "a: \"when\" is not one of name,"),
+            (r#"[{"name": "a", "command": ["x"], "when": 1}]"#, "a: when is not one of name,"),
             (
                 r#"[{"name": "a", "command": ["x"]}, {"name": "a", "command": ["y"]}]"#,
                 "a: its stage has a hook of this name",

@@ -24,6 +24,19 @@ pub enum Source {
     Flag(String),
 }
 
+impl Source {
+    /// Which of two sources counts: flags beat the environment, that the file, that a profile.
+    pub(super) fn strength(&self) -> u8 {
+        match self {
+            Source::Default => 0,
+            Source::Profile(_) => 1,
+            Source::File { .. } => 2,
+            Source::Environment(_) => 3,
+            Source::Flag(_) => 4,
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -42,6 +55,22 @@ pub(super) struct Origin {
     pub(super) source: Source,
     /// In words for the operator, if it was changed to fit another key.
     pub(super) note: Option<String>,
+    /// The file that holds the value, if the source only names it.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// For `config show`.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)?;
+        if let Some(file) = &self.file {
+            write!(f, ", in {}", file.display())?;
+        }
+        match &self.note {
+            Some(note) => write!(f, ", {note}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Everything that a load reads. The process's own environment is an input like the others,

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::address_block;
 use super::rule::{Fault, Hint, Rule, zero_or};
+use super::written::shown_name;
 
 /// The overrides by block, IPv4 first.
 pub type Overrides = BTreeMap<IpNet, SourceOverride>;
@@ -146,7 +147,7 @@ fn read_table(block: &str, table: &DeTable<'_>, faults: &mut Vec<Fault>) -> Sour
     let mut limits = SourceOverride::default();
     for (name, value) in table {
         let (at, text) = (name.span().start, name.get_ref());
-        let found = format!("{block} {text}");
+        let found = format!("{block} {}", shown_name(text));
         let Some((limit, rule)) = limits.limit(text) else {
             faults.push(Fault::part(at, &found, unknown(text)));
             continue;
@@ -161,7 +162,7 @@ fn read_table(block: &str, table: &DeTable<'_>, faults: &mut Vec<Fault>) -> Sour
 
 fn unknown(name: &str) -> String {
     let known = LIMITS.map(|(known, _)| known);
-    format!("{name:?} is not one of {}", known.join(", "))
+    format!("{} is not one of {}", shown_name(name), known.join(", "))
 }
 
 #[cfg(test)]
@@ -190,7 +191,7 @@ mod tests {
         for (text, said) in [
             ("10.0.0.1/8 burst=1", "\"10.0.0.1/8\": it has bits set behind its prefix"),
             ("10.0.0.0/8 burst", "\"burst\" is not of the form limit=N"),
-            ("10.0.0.0/8 rate=5", "\"rate\" is not one of connections_per_minute, burst"),
+            ("10.0.0.0/8 rate=5", "rate is not one of connections_per_minute, burst"),
             ("10.0.0.0/8 burst=60000001", "burst takes 0 (the same as connections_per_minute)"),
             ("10.0.0.0/8 burst=-1", "burst takes"),
             ("10.0.0.0/8 burst=1 burst=2", "burst is there twice"),

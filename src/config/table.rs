@@ -170,9 +170,17 @@ keys! {
         /// loopback; anywhere else it requires admin.token.
         listen: SocketAddr = Text("127.0.0.1:8081"), Rule::Address, "";
 
-        /// What a request must bring, as Authorization: Bearer or X-API-Key; empty for none.
-        /// Better set in the environment than here, unless only the server can read the file.
+        /// What a request must bring, as Authorization: Bearer or X-API-Key; empty for none. In
+        /// the environment it is seen by whoever the server starts, on the command line by
+        /// everybody on the machine: admin.token_file is for it. A reload takes another one, but
+        /// neither the first nor none.
         token: Option<Secret> = Text(""), Rule::Secret { min_chars: 16 }, "";
+
+        /// The file that holds admin.token in one line, of which only the server and those who may
+        /// ask it should be able to read anything; empty for none. It is read at the start and at
+        /// each reload: a token changes without a restart. Commands that ask the server read it
+        /// too.
+        token_file: Option<PathBuf> = Text(""), Rule::Path, "";
     }
 
     /// Who is let in, and how fast. The order is: source, global rate, capacity. SIGHUP and
@@ -469,9 +477,12 @@ keys! {
     redis: Redis {
         /// Where Redis is: redis://USER:PASSWORD@HOST:PORT/DATABASE, of which all but the host may
         /// be left out; rediss:// with TLS (certificates as the system trusts them); or
-        /// unix:///PATH. Empty for none. Not for Redis Cluster or Sentinel. Better set in the
-        /// environment if a password is in it.
+        /// unix:///PATH. Empty for none. Not for Redis Cluster or Sentinel. With a password in it
+        /// it belongs into redis.url_file.
         url: Option<Secret> = Text(""), Rule::RedisUrl, "", also legacy("REDIS_URL", "");
+
+        /// The file that holds redis.url in one line; empty for none. A change takes a restart.
+        url_file: Option<PathBuf> = Text(""), Rule::Path, "";
 
         /// Which nodes are counted together: those of one name in one Redis.
         cluster_name: String = Text("default"), Rule::Name { may_be_empty: false }, "";

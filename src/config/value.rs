@@ -34,6 +34,11 @@ pub enum Value {
 }
 
 impl Value {
+    /// Whether this is a text that stands for "not set".
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Value::Text(text) if text.is_empty())
+    }
+
     /// The value as it would be written in the configuration file.
     #[must_use]
     pub fn to_toml(&self) -> String {

@@ -143,7 +143,7 @@ impl Limits {
         };
         let commands = self.commands.clone();
         let read = move || {
-            let loaded = catch_unwind(|| Config::load(sources));
+            let loaded = catch_unwind(|| Config::load_again(&sources));
             let result = match loaded {
                 Ok(Ok(config)) => Ok(Box::new(config)),
                 Ok(Err(errors)) => Err(errors.iter().map(ToString::to_string).collect()),

@@ -51,6 +51,11 @@ pub fn check(url: &str) -> Result<(), String> {
     }
 }
 
+/// Whether a password is in the URL.
+pub fn has_password(url: &str) -> bool {
+    url.contains('@') || url.contains("pass=")
+}
+
 /// A client for the URL, and its address as it may be shown.
 ///
 /// # Errors

@@ -10,9 +10,11 @@ use super::*;
 mod refusals;
 mod relations;
 mod reload;
+mod secrets;
 mod source_rules;
 mod sources;
 mod table;
+mod words;
 
 const TOKEN: &str = "0123456789abcdef-not-a-real-one";
 

@@ -180,7 +180,7 @@ fn a_file_that_cannot_be_read_is_refused() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"# \xff\n").unwrap();
     let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
-    assert_eq!(errors(sources), ["file FILE: it is not UTF-8"]);
+    assert_eq!(errors(sources), ["file FILE: it is not UTF-8 (line 1)"]);
 }
 
 #[test]

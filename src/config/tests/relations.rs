@@ -34,6 +34,11 @@ fn a_token_on_the_command_line_is_a_warning() {
     let config = Config::load(set(&[("admin.token", TOKEN)])).unwrap();
     assert_eq!(config.warnings.len(), 1);
     assert!(!config.warnings[0].contains(TOKEN));
+    assert!(config.warnings[0].contains("set admin.token_file"), "{:?}", config.warnings);
+
+    let config = Config::load(set(&[("redis.url", "redis://:hunter2@a")])).unwrap();
+    assert!(config.warnings[0].contains("set redis.url_file"), "{:?}", config.warnings);
+    assert!(Config::load(set(&[("redis.url", "redis://a")])).unwrap().warnings.is_empty());
 }
 
 /// Rule 6.
@@ -42,8 +47,8 @@ fn an_admin_listener_that_others_can_reach_requires_a_token() {
     assert_eq!(
         errors(set(&[("admin.listen", "0.0.0.0:8081")])),
         ["flag --set: admin.listen = 0.0.0.0:8081 can be reached from other machines, and \
-          admin.token is not set; set TIDEGATE_ADMIN__TOKEN to at least 16 characters, or listen \
-          on 127.0.0.1"]
+          admin.token is not set; write at least 16 characters into a file and set \
+          admin.token_file to its path, or listen on 127.0.0.1"]
     );
     for inside in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
         assert!(Config::load(set(&[("admin.listen", inside)])).is_ok(), "{inside}");

@@ -96,7 +96,7 @@ fn every_bad_block_is_an_error_with_its_own_line() {
                  expected here); allowed: {list}"
             ),
             format!(
-                "file FILE:10: admission.overrides = 172.16.0.0/12 bust is refused (\"bust\" is \
+                "file FILE:10: admission.overrides = 172.16.0.0/12 bust is refused (bust is \
                  not one of connections_per_minute, burst, max_concurrent); allowed: {tables}"
             ),
             format!(
