@@ -28,7 +28,8 @@ pub(super) struct AdminOptions {
     /// The server's admin listener; by default the one its configuration names
     #[arg(long, value_name = "ADDR", global = true)]
     admin: Option<String>,
-    /// The server's configuration file (default: the one named by TIDEGATE_CONFIG, or none)
+    /// The server's configuration file (default: the one named by TIDEGATE_CONFIG, or
+    /// /etc/tidegate/tidegate.toml if it can be read)
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
@@ -80,7 +81,7 @@ impl AdminClient {
     /// An address that is none, a configuration that is refused.
     pub(super) fn find(options: &AdminOptions) -> Result<Self, Trouble> {
         let sources = Sources { file: options.config.clone(), ..Sources::from_environment() };
-        let config = Config::load(sources).map_err(|errors| {
+        let config = Config::load(sources.or_installed_file()).map_err(|errors| {
             let message = format!(
                 "{errors}\nthe configuration says where the server's admin listener is and what \
                  token it wants, but is refused"
@@ -126,8 +127,8 @@ impl AdminClient {
             400 => (exit_code::USAGE, ""),
             401 => (
                 exit_code::PANICKED,
-                "; set TIDEGATE_ADMIN__TOKEN to the server's admin.token, or name its file with \
-                 --config",
+                "; name the server's configuration with --config, or set \
+                 TIDEGATE_ADMIN__TOKEN_FILE to the file of its token",
             ),
             404 => (
                 exit_code::PANICKED,

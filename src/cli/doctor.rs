@@ -32,7 +32,7 @@ pub(super) struct DoctorOptions {
 /// start.
 pub(super) fn run(options: DoctorOptions) -> ExitCode {
     let DoctorOptions { connections, json, sysctl, server } = options;
-    let config = match Config::load(server.into_sources()) {
+    let config = match Config::load_without_secrets(&server.into_sources()) {
         Ok(config) => config,
         Err(errors) => return refused(&errors),
     };

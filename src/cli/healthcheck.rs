@@ -32,7 +32,7 @@ pub(super) fn run(admin: Option<String>, config: Option<PathBuf>) -> ExitCode {
                 return fail(exit_code::USAGE, message);
             }
         },
-        None => match Config::load(Sources { file: config, ..Sources::from_environment() }) {
+        None => match Config::load_without_secrets(&sources(config)) {
             Ok(config) => config.admin.listen,
             Err(errors) => {
                 let errors = errors.to_string().replace('\n', "; ");
@@ -46,6 +46,11 @@ pub(super) fn run(admin: Option<String>, config: Option<PathBuf>) -> ExitCode {
         Ok(status) => unhealthy(format_args!("http://{address}/livez answered {status}")),
         Err(error) => unhealthy(format_args!("http://{address}/livez: {error}")),
     }
+}
+
+/// The token is not needed, and whoever watches need not be allowed to read it.
+fn sources(config: Option<PathBuf>) -> Sources {
+    Sources { file: config, ..Sources::from_environment() }.or_installed_file()
 }
 
 fn unhealthy(message: impl std::fmt::Display) -> ExitCode {

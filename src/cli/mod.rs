@@ -17,8 +17,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
-use tidegate::config::{Config, ConfigErrors, Sources};
+use tidegate::config::{Config, ConfigErrors, Sources, shown_name};
 use tidegate::exit_code;
 
 use doctor::DoctorOptions;
@@ -39,7 +40,7 @@ use options::ServerOptions;
   tidegate config check tidegate.toml
 
 Exit codes: 0 drained, 64 wrong usage, 69 io_uring not available, 70 ended by the
-shutdown deadline, 74 a shutdown hook failed, 75 forced by a second signal, 78 configuration refused."
+shutdown deadline, 73 the shutdown report is lost, 74 a shutdown hook failed, 75 forced by a second signal, 78 configuration refused."
 )]
 struct CommandLine {
     #[command(subcommand)]
@@ -115,7 +116,7 @@ enum ConfigCommand {
 pub(crate) fn run(serve: impl FnOnce(Config, Sources) -> ExitCode) -> ExitCode {
     let command = match CommandLine::try_parse() {
         Ok(line) => line.command,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(error),
     };
     match command {
         Command::Serve(options) => {
@@ -139,10 +140,35 @@ pub(crate) fn run(serve: impl FnOnce(Config, Sources) -> ExitCode) -> ExitCode {
 
 /// Help and version are answers; everything else that clap says is wrong usage, for which it
 /// would exit with 2.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(mut error: clap::Error) -> ExitCode {
+    hide_values(&mut error);
     // Nothing is left to be told if the terminal is gone.
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(exit_code::USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Takes out of the message what may be a secret in the wrong place: `--set admin.token SECRET`,
+/// `--set SECRET`.
+fn hide_values(error: &mut clap::Error) {
+    let text = |error: &clap::Error, kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand]
+    {
+        // Names of options and of what they take are the program's own.
+        let Some(found) = text(error, kind).filter(|found| !found.starts_with(['-', '<'])) else {
+            continue;
+        };
+        let name = found.split('=').next().unwrap_or_default();
+        let shown = match found.len() == name.len() {
+            true => shown_name(name),
+            false => format!("{}=...", shown_name(name)),
+        };
+        if found != shown {
+            error.insert(kind, ContextValue::String(shown));
+        }
+    }
 }
 
 /// Prints every error of a configuration.
