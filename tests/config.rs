@@ -227,6 +227,34 @@ fn wrong_usage_is_64_and_an_answer_is_0() {
     assert_eq!(out(&version), format!("tidegate {}\n", env!("CARGO_PKG_VERSION")));
 }
 
+#[test]
+fn wrong_usage_does_not_repeat_what_may_be_a_secret() {
+    const SECRET: &str = "9f86d081884c7d659a2feaa0c55ad015";
+    let assigned = format!("{SECRET}=1");
+    for arguments in [
+        &["serve", "--set", SECRET][..],
+        &["serve", "--set", "admin.token", SECRET],
+        &["serve", "--set", &assigned],
+        &["serve", SECRET],
+        &["config", "show", "--profile", SECRET],
+        &["config", SECRET],
+        &[SECRET],
+    ] {
+        let output = tidegate(arguments, &[]);
+        assert!(matches!(code(&output), exit_code::USAGE | exit_code::CONFIG), "{arguments:?}");
+        assert!(err(&output).contains("(32 characters, not shown)"), "{}", err(&output));
+        assert!(!err(&output).contains(SECRET), "{}", err(&output));
+    }
+    for (arguments, said) in [
+        (&["sttaus"][..], "unrecognized subcommand 'sttaus'"),
+        (&["serve", "extra"], "unexpected argument 'extra'"),
+        (&["drain", "--within", "5x"], "invalid value '5x'"),
+    ] {
+        let output = tidegate(arguments, &[]);
+        assert!(err(&output).contains(said), "{}", err(&output));
+    }
+}
+
 /// Answers one request with `answer` and gives back the request's head.
 fn answering(listener: TcpListener, answer: &'static str) -> thread::JoinHandle<String> {
     thread::spawn(move || {

@@ -154,20 +154,16 @@ fn hide_values(error: &mut clap::Error) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         _ => None,
     };
-    for kind in [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand]
-    {
-        // Names of options and of what they take are the program's own.
-        let Some(found) = text(error, kind).filter(|found| !found.starts_with(['-', '<'])) else {
-            continue;
-        };
-        let name = found.split('=').next().unwrap_or_default();
-        let shown = match found.len() == name.len() {
-            true => shown_name(name),
-            false => format!("{}=...", shown_name(name)),
-        };
-        if found != shown {
-            error.insert(kind, ContextValue::String(shown));
-        }
+    let option = text(error, ContextKind::InvalidArg).unwrap_or_default();
+    let kind = match option {
+        option if option.starts_with("--set ") => ContextKind::InvalidValue,
+        // The names of options are the program's own.
+        option if option.starts_with('-') => return,
+        option if option.is_empty() => ContextKind::InvalidSubcommand,
+        _ => ContextKind::InvalidArg,
+    };
+    if let Some(found) = text(error, kind) {
+        error.insert(kind, ContextValue::String(shown_name(&found)));
     }
 }
 

@@ -133,7 +133,7 @@ pub fn shown_name(name: &str) -> String {
     if is_name || is_near() {
         return quiet(name);
     }
-    format!("of {} characters {NOT_SHOWN}", name.chars().count())
+    format!("({} characters, not shown)", name.chars().count())
 }
 
 /// Letters, fewer than the shortest secret has, and up to two digits. `__` has an empty one.

@@ -35,6 +35,19 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
+/// A device of this test's own where one can be made: code under test that replaced it would do no
+/// harm.
+fn device(directory: &Path, name: &str, minor: &str) -> PathBuf {
+    let path = directory.join(name);
+    let mut make = Command::new("mknod");
+    make.arg(&path).args(["c", "1", minor]).stderr(std::process::Stdio::null());
+    let made = make.status().is_ok_and(|status| status.success());
+    match made && OpenOptions::new().write(true).open(&path).is_ok() {
+        true => path,
+        false => Path::new("/dev").join(name),
+    }
+}
+
 /// Names in a directory, in order.
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap();
@@ -204,16 +217,42 @@ fn symbolic_links_stay_and_their_target_is_replaced() {
     assert_eq!(save(&circle, b"x").unwrap_err().raw_os_error(), Some(libc::ELOOP));
 }
 
+/// As root, who alone can make links of others.
+#[test]
+fn a_link_that_a_stranger_has_put_where_everybody_can_is_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (shared, victim) = (directory.path().join("shared"), directory.path().join("victim"));
+    fs::create_dir(&shared).unwrap();
+    fs::write(&victim, "untouched").unwrap();
+    let link = shared.join("report");
+    symlink(&victim, &link).unwrap();
+    if std::os::unix::fs::lchown(&link, Some(65_534), None).is_err() {
+        eprintln!("not tested: only root can give a link away");
+        return;
+    }
+    fs::set_permissions(&shared, Permissions::from_mode(0o1777)).unwrap();
+    let error = save(&link, b"x").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("a symbolic link of user 65534"), "{error}");
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+    // In a directory of their own, users may link as they like.
+    fs::set_permissions(&shared, Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(save(&link, b"x").unwrap(), Written::Replaced);
+}
+
 #[test]
 fn what_is_no_regular_file_is_written_in_place() {
     let directory = tempfile::tempdir().unwrap();
     let link = directory.path().join("link");
-    symlink("/dev/null", &link).unwrap();
-    for path in [Path::new("/dev/null"), &link] {
+    let devices = tempfile::tempdir().unwrap();
+    let null = device(devices.path(), "null", "3");
+    symlink(&null, &link).unwrap();
+    for path in [&null, &link] {
         assert_eq!(save(path, b"x").unwrap(), Written::InPlace);
     }
-    assert!(!fs::metadata("/dev/null").unwrap().is_file());
-    assert_eq!(save(Path::new("/dev/full"), b"x").unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    assert!(!fs::metadata(&null).unwrap().is_file());
+    let full = device(devices.path(), "full", "7");
+    assert_eq!(save(&full, b"x").unwrap_err().raw_os_error(), Some(libc::ENOSPC));
 
     let fifo = fifo(directory.path());
     let error = save(&fifo, b"x").unwrap_err();

@@ -91,7 +91,7 @@ fn prepare(
 
 /// No file can be made in the directory, whatever its name.
 fn is_no_place(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// The file cannot be replaced where it is: it is mounted by itself (EBUSY, EXDEV), or belongs to

@@ -125,7 +125,7 @@ fn a_secret_in_the_place_of_a_name_is_not_repeated() {
         let lower = line.to_ascii_lowercase();
         assert!(!lower.contains(SECRET) && !lower.contains("horse"), "{line}");
     }
-    assert!(found[1].starts_with("file FILE:1: unknown key of 32 characters (not shown)"));
+    assert!(found[1].starts_with("file FILE:1: unknown key (32 characters, not shown)"));
     // Names are repeated, also those that are near no other.
     for name in ["server.tls", "quota.bytes_per_day", "max-connections_per_ip", "a.b2"] {
         assert!(errors(set(&[(name, "1")]))[0].contains(name), "{name}");
