@@ -14,8 +14,7 @@ use crate::files::write::{self, Written};
 use crate::files::{self, Kind};
 use crate::limits::{REPORT_FILE_BYTES, REPORT_FILE_LEAST_MS, REPORT_FILE_MS};
 
-/// For whom it may concern on this machine, and nobody else: it has names of hooks and what they
-/// said.
+/// For the server's user and group: the report has what hooks said.
 const MODE: u32 = 0o640;
 
 /// Writes the report, whole or not at all where the path allows that, in the time that the

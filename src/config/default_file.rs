@@ -15,7 +15,8 @@ const HEAD: &str = "\
 # To change a value, remove the # in front of it. A value can also be set in the
 # environment, under the name given with each key, and with --set section.key=value.
 # Flags beat the environment, the environment beats this file, this file beats a profile.
-# An unknown key is an error.
+# An unknown key is an error. A secret is better in a file of its own, which the key beside it
+# that ends in _file names.
 #
 #   tidegate config check FILE            says everything that is wrong with a file
 #   tidegate config show --config FILE    shows each value in force and where it was set

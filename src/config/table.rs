@@ -170,9 +170,9 @@ keys! {
         /// loopback; anywhere else it requires admin.token.
         listen: SocketAddr = Text("127.0.0.1:8081"), Rule::Address, "";
 
-        /// What a request must bring, as Authorization: Bearer or X-API-Key; empty for none. In
-        /// the environment it is seen by whoever the server starts, on the command line by
-        /// everybody on the machine: admin.token_file is for it. A reload takes another one, but
+        /// What a request must bring, as Authorization: Bearer or X-API-Key; empty for none. The
+        /// command line is seen by everybody on the machine and the environment by the server's
+        /// user, so that admin.token_file is the better place. A reload takes another one, but
         /// neither the first nor none.
         token: Option<Secret> = Text(""), Rule::Secret { min_chars: 16 }, "";
 
@@ -357,7 +357,9 @@ keys! {
             also legacy("FORCE_SHUTDOWN_TIMEOUT_MS", "ms");
 
         /// Where the report of a shutdown is written, as JSON: a process that has ended cannot
-        /// be asked any more.
+        /// be asked any more. A regular file is replaced and its mode is 0640; a link is followed;
+        /// what is no regular file, as /dev/stdout, is written to. If it cannot be written the
+        /// exit code is 73.
         report_file: Option<PathBuf> = Text(""), Rule::Path, "";
 
         /// How long background tasks of the program around the server may take at the end, all of
