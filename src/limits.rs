@@ -290,6 +290,11 @@ pub const REDIS_BEAT_MS: u64 = 1_000;
 
 /// Other nodes whose numbers are remembered, ended ones among them.
 pub const REDIS_PUBLISHERS: usize = 1_024;
+
+/// How far a number of a publisher may be ahead of its last one to be taken for a gap: 10,000
+/// publications a second that were lost for five days.
+pub const REDIS_GAP_MAX: u64 = 1 << 32;
+
 /// Shutdown resources at most: each may take a thread and a line of the report.
 pub const RESOURCES: usize = 256;
 

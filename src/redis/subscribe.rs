@@ -146,7 +146,7 @@ impl Listening {
         }
         let is_beat = said == Publication::Beat;
         let meaning = match is_beat {
-            true => self.hearing.beat(publisher, number),
+            true => self.hearing.beat(publisher, number, self.state.clock.now()),
             false => self.hearing.publication(publisher, number),
         };
         relay.note_publishers(self.hearing.publishers());
