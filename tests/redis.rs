@@ -278,6 +278,37 @@ fn every_way_to_fail_has_its_name_and_one_line() {
     assert_eq!(metric(&one, "tidegate_redis_breaker_changes_total{to=\"open\"}"), 4);
 }
 
+/// What others write where nodes count: too large, negative, no number at all.
+#[test]
+fn numbers_that_no_node_writes_lock_nobody_out_and_are_not_believed() {
+    let redis = Redis::start();
+    let one = node(&redis, "one");
+    let _held = clients(&one, 3);
+    is_right_after_one_flush(&[&one], 3);
+    let key = |name: &str| format!("{{tidegate:default}}:{name}");
+    let life = redis.ask(&["hget", &key("node:one"), "_life"]).trim().to_owned();
+    let far =
+        ["18446744073709551615", "9223372036854775807", "4503599627370496", "-1", "1e308", "x"];
+    for number in far {
+        redis.ask(&["hset", &key("node:one"), "_seq", number, "_epoch", number, "_base", number]);
+        redis.ask(&["hset", &key(&format!("settled:{life}")), "seq", number]);
+        redis.ask(&["set", &key("epoch:one"), number]);
+        redis.ask(&["hset", &key("totals"), "connection_ms", number]);
+        redis.ask(&["del", &key("lease:one")]);
+        is_right_after_one_flush(&[&one], 3);
+    }
+    // A node that does not exist, with a lease.
+    for number in ["1e308", "-7", "18446744073709551616", "nan", "inf"] {
+        redis.ask(&["hset", &key("node:evil"), "connections", number, "connection_ms", number]);
+        redis.ask(&["set", &key("lease:evil"), "1", "px", "60000"]);
+        redis.ask(&["sadd", &key("nodes"), "evil"]);
+        is_right_after_one_flush(&[&one], 3);
+        assert_eq!(status(&one)["nodes"], 2);
+        assert_eq!(status(&one)["peak_connections"], 3);
+    }
+    assert_eq!(changes(&one), (0, 1), "it was never unavailable");
+}
+
 #[test]
 fn a_wrong_password_is_told_and_never_shown() {
     let redis = Redis::with(&["--requirepass", "correct-horse"]);

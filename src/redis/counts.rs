@@ -5,6 +5,12 @@
 //! and a number that grows with each write. What an older epoch or number wants is not done, so a
 //! write that was on its way for long, or a process that slept, changes nothing.
 
+use crate::limits::REDIS_NAME_CHARS;
+
+/// The highest number that a node writes or believes: a script counts in floating point, which is
+/// exact so far and a bit beyond.
+pub const NUMBER_MAX: u64 = 1 << 52;
+
 /// Who writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -94,7 +100,10 @@ pub enum Answer {
     /// Not written: the lease had ended, or Redis knows nothing of this node any more.
     Lapsed,
     /// Not written: a later write was.
-    Stale,
+    Stale {
+        /// Its number.
+        seq: u64,
+    },
     /// Not written: this life has a newer epoch, which one of its lost requests took.
     Renewed,
     /// Not written: another life has the id.
@@ -109,9 +118,9 @@ impl Answer {
             Some(OtherLife {
                 epoch: number(from)?,
                 is_leased: fields.get(from + 1)? == "1",
-                host: fields.get(from + 2)?.clone(),
-                pid: fields.get(from + 3)?.clone(),
-                started_at: fields.get(from + 4)?.clone(),
+                host: clipped(fields.get(from + 2)?),
+                pid: clipped(fields.get(from + 3)?),
+                started_at: clipped(fields.get(from + 4)?),
             })
         };
         match fields.first()?.as_str() {
@@ -126,12 +135,17 @@ impl Answer {
                 instead_of: if fields.len() > 6 { Some(other(6)?) } else { None },
             }),
             "lapsed" => Some(Self::Lapsed),
-            "stale" => Some(Self::Stale),
+            "stale" => Some(Self::Stale { seq: number(1)? }),
             "renewed" => Some(Self::Renewed),
             "fenced" => Some(Self::Fenced(other(1)?)),
             _ => None,
         }
     }
+}
+
+/// A name as it stands in Redis, no longer than one that a node writes.
+fn clipped(name: &str) -> String {
+    name.chars().take(REDIS_NAME_CHARS).collect()
 }
 
 /// What follows from an answer.
@@ -169,8 +183,7 @@ impl Standing {
     pub fn heard(&mut self, answer: Answer) -> Verdict {
         match answer {
             Answer::Written { epoch, cluster, .. } => {
-                self.epoch = epoch;
-                self.highest = self.highest.max(epoch);
+                (self.epoch, self.highest) = (epoch, epoch);
                 return Verdict::Accepted(cluster);
             }
             Answer::Fenced(other) if other.is_leased => {
@@ -179,20 +192,26 @@ impl Standing {
             }
             Answer::Fenced(other) => self.forget_epoch(other.epoch),
             // A number that Redis has seen, of a life that was never answered: a new epoch is
-            // taken with the next number.
-            Answer::Lapsed | Answer::Stale | Answer::Renewed => self.forget_epoch(0),
+            // taken with the number after it.
+            Answer::Stale { seq } => {
+                self.seq = self.seq.max(seq.min(NUMBER_MAX));
+                self.forget_epoch(0);
+            }
+            Answer::Lapsed | Answer::Renewed => self.forget_epoch(0),
         }
         Verdict::TakeAgain
     }
 
     fn forget_epoch(&mut self, seen: u64) {
-        self.highest = self.highest.max(self.epoch).max(seen);
+        self.highest = self.highest.max(self.epoch).max(seen).min(NUMBER_MAX);
         self.epoch = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn fields(text: &str) -> Vec<String> {
@@ -223,8 +242,16 @@ mod tests {
         );
         assert_eq!(Answer::read(&fields("fenced 2 1 a 7 then")), Some(Answer::Fenced(other)));
         assert_eq!(Answer::read(&fields("lapsed")), Some(Answer::Lapsed));
+        assert_eq!(Answer::read(&fields("stale 9")), Some(Answer::Stale { seq: 9 }));
+        let long = "x".repeat(10_000);
+        let Some(Answer::Fenced(other)) =
+            Answer::read(&fields(&format!("fenced 2 1 {long} 7 then")))
+        else {
+            panic!("not read")
+        };
+        assert_eq!(other.host.len(), REDIS_NAME_CHARS);
         for nonsense in
-            ["", "written", "written 1 2 3 4", "written 1 2 3 4 x", "fenced 2 1 a", "OK"]
+            ["", "written", "written 1 2 3 4", "written 1 2 3 4 x", "fenced 2 1 a", "stale", "OK"]
         {
             assert_eq!(Answer::read(&fields(nonsense)), None, "{nonsense}");
         }
@@ -257,11 +284,45 @@ mod tests {
 
     #[test]
     fn a_lapsed_lease_is_taken_again_under_a_higher_epoch() {
-        for answer in [Answer::Lapsed, Answer::Stale, Answer::Renewed] {
+        for answer in [Answer::Lapsed, Answer::Stale { seq: 1 }, Answer::Renewed] {
             let mut standing = Standing::default();
             standing.heard(written(4));
             assert_eq!(standing.heard(answer), Verdict::TakeAgain);
-            assert_eq!(standing.next_fence(), Fence { epoch: 0, highest: 4, seq: 1 });
+            let seq = standing.next_fence().seq;
+            assert!((1..=2).contains(&seq), "{seq}");
+            assert_eq!(standing.next_fence(), Fence { epoch: 0, highest: 4, seq: seq + 1 });
+        }
+    }
+
+    proptest! {
+        /// What Redis says of epochs and numbers keeps no node from writing: the next fence has a
+        /// number above all that it said, and neither ends.
+        #[test]
+        fn whatever_redis_says_there_is_a_next_write(
+            answers in prop::collection::vec((0..6_u8, any::<u64>()), 0..50),
+        ) {
+            let mut standing = Standing::default();
+            for (kind, number) in answers {
+                let other = OtherLife {
+                    epoch: number,
+                    is_leased: kind == 5,
+                    ..OtherLife::default()
+                };
+                let before = standing.next_fence();
+                standing.heard(match kind {
+                    0 => written(number),
+                    1 => Answer::Lapsed,
+                    2 => Answer::Stale { seq: number },
+                    3 => Answer::Renewed,
+                    _ => Answer::Fenced(other),
+                });
+                let next = standing.next_fence();
+                prop_assert!(next.seq > before.seq && next.seq <= NUMBER_MAX + 200);
+                prop_assert!(next.highest <= NUMBER_MAX.max(next.epoch));
+                if kind == 2 {
+                    prop_assert!(next.seq > number.min(NUMBER_MAX));
+                }
+            }
         }
     }
 }

@@ -13,6 +13,9 @@
 //! A lease ends by itself; counts do not, so that what a dead node counted can still be settled. To
 //! settle is to add a node's part to the totals, to remember how much of its life is in there, and
 //! to delete its counts, all in one step: nothing is lost and nothing added twice.
+//!
+//! Whatever stands in the keys: a number that no node writes (not a number, negative, above
+//! [`NUMBER_MAX`](super::counts::NUMBER_MAX)) counts as 0, so that it keeps no node from writing.
 
 use ::redis::{Connection, ErrorKind, RedisResult, Script, ServerErrorKind, cmd};
 
@@ -32,7 +35,12 @@ local nodes, totals = prefix .. ':nodes', prefix .. ':totals'
 local function node_key(of) return prefix .. ':node:' .. of end
 local function lease_key(of) return prefix .. ':lease:' .. of end
 local function settled_key(of) return prefix .. ':settled:' .. of end
-local function num(text) return tonumber(text) or 0 end
+local most = 4503599627370496
+local function num(text)
+  local number = tonumber(text)
+  if not number or number ~= number or number < 0 or number > most then return 0 end
+  return math.floor(number)
+end
 local function int(number) return string.format('%.0f', number) end
 
 local function settled(of)
@@ -68,9 +76,9 @@ local function sums()
     end
   end
   local known = redis.call('HMGET', totals, 'connection_ms', 'peak')
-  local peak = math.max(sum, own_peak, num(known[2]))
+  local peak = math.max(math.min(sum, most), own_peak, num(known[2]))
   if peak > num(known[2]) then redis.call('HSET', totals, 'peak', int(peak)) end
-  return int(sum), int(peak), int(num(known[1]) + parts), int(count)
+  return int(math.min(sum, most)), int(peak), int(math.min(num(known[1]) + parts, most)), int(count)
 end
 
 local held = redis.call('HMGET', node_key(id), '_epoch', '_seq', '_life', 'host', 'pid', 'started_at')
@@ -92,16 +100,18 @@ if epoch > 0 then
   if held[1] and not is_own and num(held[1]) > epoch then return {'fenced', other()} end
   if is_own and num(held[1]) > epoch then return {'renewed'} end
   if not is_own or is_leased == 0 or num(held[1]) < epoch then return {'lapsed'} end
-  if seq <= num(held[2]) then return {'stale'} end
+  if seq <= num(held[2]) then return {'stale', int(num(held[2]))} end
 else
   local _, settled_seq = settled(life)
-  if seq <= settled_seq or (is_own and seq <= num(held[2])) then return {'stale'} end
+  local seen = math.max(settled_seq, is_own and num(held[2]) or 0)
+  if seq <= seen then return {'stale', int(seen)} end
   if held[1] and not is_own then
     instead_of = {other()}
     remove(id)
   end
-  epoch = redis.call('INCR', prefix .. ':epoch:' .. id)
-  epoch = math.max(epoch, num(held[1]) + 1, highest + 1)
+  local drawn = redis.pcall('INCR', prefix .. ':epoch:' .. id)
+  epoch = math.max(type(drawn) == 'number' and num(drawn) or 0, num(held[1]) + 1, highest + 1)
+  if epoch > most then epoch = 1 end
 end
 redis.call('SET', prefix .. ':epoch:' .. id, int(epoch), 'PX', memory_ms)
 redis.call('HSET', node_key(id), '_epoch', int(epoch), '_seq', int(seq), '_life', life,
