@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::source::Source;
+use crate::escape::printable;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl fmt::Display for ConfigError {
 }
 
 /// Every reason why a configuration is refused; never empty. Its `Display` form is one line
-/// for each.
+/// for each, whatever is in names and values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub(super) Vec<ConfigError>);
 
@@ -126,10 +127,26 @@ impl fmt::Display for ConfigErrors {
             if position > 0 {
                 f.write_str("\n")?;
             }
-            error.fmt(f)?;
+            printable(error).fmt(f)?;
         }
         Ok(())
     }
 }
 
 impl std::error::Error for ConfigErrors {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_whatever_the_file_is_called() {
+        let path = PathBuf::from("a\n\u{1b}[31mb\u{202e}");
+        let error = |line| ConfigError::BadFile { path: path.clone(), line, message: "m\n".into() };
+        let errors = ConfigErrors(vec![error(None), error(Some(3))]);
+        assert_eq!(
+            errors.to_string(),
+            "file a\\n\\x1b[31mb\\u{202e}: m\\n\nfile a\\n\\x1b[31mb\\u{202e}:3: m\\n"
+        );
+    }
+}
