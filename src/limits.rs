@@ -288,6 +288,22 @@ pub const REDIS_PUBLISH_BATCH_BYTES: usize = 1 << 20;
 /// soon they notice that the last ones are missing.
 pub const REDIS_BEAT_MS: u64 = 1_000;
 
+/// How long what a node publishes may take to come back to it, in milliseconds, before it is asked
+/// whether both of its ways lead to one Redis.
+pub const REDIS_ECHO_MS: u64 = 3 * REDIS_BEAT_MS;
+
+/// Messages that are heard at one time to find out whether a beat is among them. A listener that is
+/// further behind is not judged.
+pub const REDIS_ECHO_MESSAGES: usize = 1 << 16;
+
+/// How old a connection that writes to Redis may get, in milliseconds: so soon every link follows
+/// a name that leads elsewhere, whatever the old server answers.
+pub const REDIS_RENEW_MS: u64 = 5_000;
+
+/// How long a link waits for its new connection while the old one works, in milliseconds: several
+/// times what connecting takes in a data centre.
+pub const REDIS_RENEW_GRACE_MS: u64 = 20;
+
 /// Other nodes whose numbers are remembered, ended ones among them.
 pub const REDIS_PUBLISHERS: usize = 1_024;
 

@@ -329,6 +329,53 @@ fn a_wrong_password_is_told_and_never_shown() {
     }
 }
 
+/// Each refusal has its reason, and a remedy that works as it is written.
+#[test]
+fn a_right_that_is_missing_is_named_with_the_command_that_gives_it() {
+    let redis = Redis::start();
+    redis.ask(&["acl", "setuser", "gate", "on", ">pass", "-@all"]);
+    let url = redis.url().replace("redis://", "redis://gate:pass@");
+    let mut one = node_at(&url, "one", 100);
+    eventually("it may not", || is(&one, "unavailable"));
+    let reason = &status(&one)["reason"];
+    assert_eq!(reason, "permission");
+    for message in ["Redis is unavailable", "reach its own clients only", "do not arrive"] {
+        let said = one.wait_for_log(message);
+        assert_eq!(text(&said, "reason"), "permission", "{said}");
+        assert!(text(&said, "remedy").contains("ACL SETUSER gate"), "{said}");
+    }
+    let client = Client::connect(one.clients, "/ws?session=user-4711&channel=news");
+    let said = one.wait_for_log("sessions cannot be saved in Redis");
+    let remedy = text(&said, "remedy").split("redis-cli ").nth(1).unwrap().replace('\'', "");
+    redis.ask(&remedy.split(' ').collect::<Vec<_>>());
+    eventually("it may", || is(&one, "ok"));
+    one.wait_for_log("publications of this node go to the other nodes");
+    one.wait_for_log("publications of the other nodes arrive");
+    one.wait_for_log("sessions are saved in Redis");
+    client.close();
+    let key = "{tidegate:default}:session:user-4711";
+    eventually("it is saved", || redis.ask(&["hget", key, "record"]).contains("news"));
+    let denied = redis.ask(&["acl", "log"]);
+    let since = denied.matches("client-info").count();
+    one_flush_later(&[&one]);
+    assert_eq!(redis.ask(&["acl", "log"]).matches("client-info").count(), since);
+}
+
+#[test]
+fn a_redis_that_cannot_write_its_data_is_told_apart_from_one_that_refuses() {
+    let redis = Redis::with(&["--save", "3600 1", "--dbfilename", "blocked"]);
+    redis.block("blocked");
+    let one = node(&redis, "one");
+    eventually("it is there", || is(&one, "ok"));
+    redis.ask(&["bgsave"]);
+    eventually("it cannot", || is(&one, "unavailable"));
+    assert_eq!(status(&one)["reason"], "cannot_persist");
+    let said = one.log().into_iter().find(|event| event["reason"] == "cannot_persist").unwrap();
+    assert!(text(&said, "remedy").contains("stop-writes-on-bgsave-error"), "{said}");
+    redis.ask(&["config", "set", "stop-writes-on-bgsave-error", "no"]);
+    eventually("it is back", || is(&one, "ok"));
+}
+
 /// What is behind an address is only known when it answers.
 #[test]
 fn a_sentinel_and_a_node_of_a_cluster_are_named() {

@@ -12,7 +12,7 @@ use crate::metrics::REFUSAL_LABELS;
 use crate::pressure::Cause;
 use crate::redis::board::Status;
 use crate::redis::reason::Reason;
-use crate::redis::relay::Reach;
+use crate::redis::relay::{LinkStatus, Reach};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -90,8 +90,15 @@ fn redis(moment: &Moment) -> Value {
         value["nodes"] = view.cluster_at(now).map(|cluster| cluster.nodes).into();
         value["epoch"] = view.epoch.into();
         value["age_ms"] = view.age_ms(now).into();
+        let relay = &moment.state.relay;
+        value["links"] = json!({ "out": link(&relay.outgoing), "in": link(&relay.incoming) });
     }
     value
+}
+
+/// One way of publications to or from the other nodes.
+fn link(status: &LinkStatus) -> Value {
+    json!({ "up": status.is_up(), "reason": status.reason().map(Reason::label) })
 }
 
 /// S0.72. Null is what could not be read.
@@ -442,6 +449,9 @@ mod tests {
                 "status": "ok", "reason": null, "nodes": 2, "epoch": 4, "age_ms": 1000,
                 "concurrent_connections": 9, "total_connection_seconds": 61,
                 "peak_connections": 12,
+                "links": {
+                    "out": { "up": false, "reason": null }, "in": { "up": false, "reason": null },
+                },
             })
         );
         moment.redis.status = Status::Unavailable;

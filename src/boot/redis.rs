@@ -1,5 +1,5 @@
-//! Starts sharing counts and publications through Redis, if there is one; sessions are saved there. Redis need not be there yet: a server never
-//! waits for it.
+//! Starts sharing counts and publications through Redis, if there is one; sessions are saved there.
+//! Redis need not be there yet: a server never waits for it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use super::NotStarted;
 use super::threads::Threads;
 use crate::coordinator::state::ServerState;
 use crate::mesh::publisher::Publisher;
+use crate::redis::connector::Connector;
 use crate::redis::counts::Identity;
-use crate::redis::door::Door;
 use crate::redis::life::Life;
 use crate::redis::session_store::{Asker, Store};
 use crate::redis::{endpoint, flush, publish, subscribe};
 use crate::sys::kernel;
 
-/// Where sessions are saved, if there is Redis. `clients` is where the server listens, whose port tells nodes of one machine apart.
+/// Where sessions are saved, if there is Redis. `clients` is where the server listens, whose port
+/// tells nodes of one machine apart.
 pub(super) fn start(
     state: &Arc<ServerState>,
     clients: SocketAddr,
@@ -35,7 +36,7 @@ pub(super) fn start(
         "" => format!("{}:{}", name_part(&host), clients.port()),
         node => node.to_owned(),
     };
-    let (door, life) = (Door::new(client, shown), Life::draw());
+    let life = Life::draw();
     let identity = Identity {
         cluster: settings.cluster_name.clone(),
         node,
@@ -44,6 +45,7 @@ pub(super) fn start(
         pid: std::process::id(),
         started_at: format!("{:.3}", jiff::Timestamp::now()),
     };
+    let connector = Connector::new(client, shown, identity.prefix());
     let topic = format!("{}:publications", identity.prefix());
     let interval_ms = settings.flush_interval_ms;
     let asker = Asker {
@@ -52,17 +54,17 @@ pub(super) fn start(
         life,
         expiry_ms: state.config().sessions.expiry_ms,
     };
-    let store = Store::new(door.clone(), asker);
+    let store = Store::new(connector.clone(), asker);
     let no_thread = |error| NotStarted::lacking("Redis thread", &error);
     threads.add(
-        flush::start(Arc::clone(state), door.clone(), identity, interval_ms).map_err(no_thread)?,
+        flush::start(Arc::clone(state), connector.clone(), identity, interval_ms).map_err(no_thread)?,
     );
     threads.add(
-        publish::start(Arc::clone(state), door.clone(), topic.clone(), life).map_err(no_thread)?,
+        publish::start(Arc::clone(state), connector.clone(), topic.clone(), life).map_err(no_thread)?,
     );
     let publisher = publisher.clone();
     threads
-        .add(subscribe::start(Arc::clone(state), publisher, door, topic, life).map_err(no_thread)?);
+        .add(subscribe::start(Arc::clone(state), publisher, connector, topic, life).map_err(no_thread)?);
     Ok(Some(store))
 }
 

@@ -10,15 +10,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
-use ::redis::{Connection, ErrorKind, RedisError, RedisResult};
+use ::redis::{ErrorKind, RedisError, RedisResult};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tracing::{error, info, warn};
 
 use super::board::{Departure, FlushResult, Status};
 use super::breaker::{Breaker, Change, State};
 use super::conflicts::Conflicts;
+use super::connector::{Connector, chance, short};
 use super::counts::{Answer, Cluster, Counts, Identity, OtherLife, Standing, Verdict};
-use super::door::{Door, chance, short};
+use super::link::Link;
 use super::reason::Reason;
 use super::scripts::{Scripts, Step};
 use crate::clock::Now;
@@ -34,12 +35,11 @@ const THREAD: &str = "tidegate-redis";
 /// Writes, and remembers what it needs from one flush to the next.
 struct Flusher {
     state: Arc<ServerState>,
-    door: Door,
+    link: Link,
     identity: Identity,
     scripts: Scripts,
     standing: Standing,
     breaker: Breaker,
-    connection: Option<Connection>,
     interval_ms: u64,
     due: Now,
     conflicts: Conflicts,
@@ -57,7 +57,7 @@ enum Flushed {
 /// The thread cannot be made.
 pub fn start(
     state: Arc<ServerState>,
-    door: Door,
+    connector: Connector,
     identity: Identity,
     interval_ms: u64,
 ) -> io::Result<JoinHandle<()>> {
@@ -69,12 +69,11 @@ pub fn start(
     let mut flusher = Flusher {
         due: state.clock.now(),
         state,
-        door,
+        link: Link::new(connector),
         identity,
         scripts: Scripts::new(),
         standing: Standing::default(),
         breaker: Breaker::new(interval_ms),
-        connection: None,
         interval_ms,
         conflicts: Conflicts::default(),
     };
@@ -97,7 +96,7 @@ pub fn start(
 impl Flusher {
     fn run(&mut self, orders: &Receiver<Now>) {
         let Identity { cluster, node, .. } = &self.identity;
-        info!(redis = self.door.shown, cluster, node, "counts are shared through Redis");
+        info!(redis = self.redis(), cluster, node, "counts are shared through Redis");
         loop {
             let wait = self.due.since(self.state.clock.now());
             match orders.recv_timeout(wait) {
@@ -106,6 +105,11 @@ impl Flusher {
                 Err(RecvTimeoutError::Timeout) => self.come_round(),
             }
         }
+    }
+
+    /// The address of Redis, as it is shown.
+    fn redis(&self) -> &str {
+        &self.link.connector().shown
     }
 
     fn come_round(&mut self) {
@@ -140,22 +144,17 @@ impl Flusher {
         Err((ErrorKind::UnexpectedReturnType, "no epoch could be had").into())
     }
 
-    /// One script, on the connection that there is or on a new one. After any error the connection
-    /// is not used again: an answer may still be on its way, and after a failover the name may
-    /// lead elsewhere.
+    /// One script.
     fn ask(&mut self, step: Step, patience: Duration) -> RedisResult<Answer> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.door.connect(patience)?,
-        };
-        connection.set_read_timeout(Some(patience))?;
-        connection.set_write_timeout(Some(patience))?;
-        let (fence, counts) = (self.standing.next_fence(), counts(&self.state));
+        let Self { link, state, standing, scripts, identity, .. } = self;
         let lease_ms = self.interval_ms * LEASE_INTERVALS;
-        let answer =
-            self.scripts.run(step, &mut connection, &self.identity, fence, counts, lease_ms)?;
-        self.connection = Some(connection);
-        Ok(answer)
+        link.with(state.clock.now(), patience, |established| {
+            let connection = &mut established.connection;
+            connection.set_read_timeout(Some(patience))?;
+            connection.set_write_timeout(Some(patience))?;
+            let (fence, counts) = (standing.next_fence(), counts(state));
+            scripts.run(step, connection, identity, fence, counts, lease_ms)
+        })
     }
 
     fn tell_epoch(&self, epoch: u64, instead_of: Option<&OtherLife>) {
@@ -223,12 +222,13 @@ impl Flusher {
     fn say(&self, change: Option<Change>, error: Option<&RedisError>) {
         match (change, error) {
             (Some(Change::Opened), Some(error)) => warn!(
-                redis = self.door.shown,
+                redis = self.redis(),
                 reason = Reason::of(error).label(),
                 error = short(error),
+                remedy = self.link.connector().remedy(Reason::of(error)),
                 "Redis is unavailable; this node goes on without it and tries again"
             ),
-            (Some(Change::Closed), _) => info!(redis = self.door.shown, "Redis is available"),
+            (Some(Change::Closed), _) => info!(redis = self.redis(), "Redis is available"),
             _ => {}
         }
     }
@@ -261,7 +261,7 @@ impl Flusher {
     /// a second try.
     fn leave(&mut self, deadline: Now) {
         info!("Closing Redis connections");
-        let tries = if self.connection.is_some() { 2 } else { 1 };
+        let tries = if self.link.is_there() { 2 } else { 1 };
         let mut departure = Departure::TimedOut;
         for _ in 0..tries {
             let left = deadline.since(self.state.clock.now());
@@ -293,7 +293,7 @@ impl Flusher {
                 }
             }
         }
-        self.connection = None;
+        self.link.close();
         self.state.redis.set_departure(departure);
     }
 }

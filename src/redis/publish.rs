@@ -1,9 +1,10 @@
 //! The thread that gives this node's publications to Redis.
 //!
 //! Several leave in one write; their answers are read one by one, and the first that is missing ends
-//! the connection. What has no answer yet is sent again on a new connection while somebody waits for
-//! it: the number that it has tells those who have it that they do. Every second a beat says how far
-//! the numbers are. Invariant: numbers leave in order and none is left out.
+//! the connection; the last says whether the server is still a master, without which none counts.
+//! What has no answer yet is sent again on a new connection while somebody waits for it: the number
+//! that it has tells those who have it that they do. Every second a beat says how far the numbers
+//! are, to this node too. Invariant: numbers leave in order and none is left out.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,16 +14,18 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
-use ::redis::{Connection, RedisResult, Value, cmd};
+use ::redis::{Cmd, RedisResult, Value, cmd};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, State};
-use super::door::{Door, chance, short};
+use super::connector::{Connector, Established, chance, short};
 use super::life::Life;
+use super::link::Link;
 use super::publication;
 use super::reason::Reason;
 use super::relay::{Outgoing, Reach};
+use crate::clock::Now;
 use crate::coordinator::phase::Phase;
 use crate::coordinator::state::ServerState;
 use crate::limits::{
@@ -34,7 +37,7 @@ const THREAD: &str = "tidegate-redis-out";
 
 struct Publishing {
     state: Arc<ServerState>,
-    door: Door,
+    link: Link,
     topic: String,
     life: Life,
     queue: Receiver<Outgoing>,
@@ -42,7 +45,7 @@ struct Publishing {
     waiting: VecDeque<Outgoing>,
     /// The last number that was used.
     number: u64,
-    connection: Option<Connection>,
+    beat_due: Now,
     breaker: Breaker,
 }
 
@@ -52,7 +55,7 @@ struct Publishing {
 /// The thread cannot be made.
 pub fn start(
     state: Arc<ServerState>,
-    door: Door,
+    connector: Connector,
     topic: String,
     life: Life,
 ) -> io::Result<JoinHandle<()>> {
@@ -60,14 +63,14 @@ pub fn start(
     state.relay.open(life, sender);
     let board = Arc::clone(&state);
     let mut publishing = Publishing {
+        beat_due: state.clock.now(),
         state,
-        door,
+        link: Link::new(connector),
         topic,
         life,
         queue,
         waiting: VecDeque::new(),
         number: 0,
-        connection: None,
         breaker: Breaker::new(REDIS_BEAT_MS),
     };
     let run = move || {
@@ -82,21 +85,18 @@ pub fn start(
 impl Publishing {
     fn run(&mut self) {
         while self.state.phase() != Phase::Stopped {
-            let beat = match self.queue.recv_timeout(self.patience()) {
-                Ok(item) => {
-                    self.take(item);
-                    false
-                }
-                Err(RecvTimeoutError::Timeout) => true,
+            match self.queue.recv_timeout(self.patience()) {
+                Ok(item) => self.take(item),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
-            };
+            }
             self.give_up_late();
             let now = self.state.clock.now();
-            if !self.breaker.allows(now) {
-                continue;
+            let is_due = !self.waiting.is_empty() || now >= self.beat_due;
+            if is_due && self.breaker.allows(now) {
+                let result = self.send(now);
+                self.note(result);
             }
-            let result = self.send(beat);
-            self.note(result);
         }
     }
 
@@ -105,7 +105,7 @@ impl Publishing {
         match self.breaker.state() {
             State::Open(until) => until.since(self.state.clock.now()).max(Duration::from_millis(1)),
             _ if !self.waiting.is_empty() => Duration::ZERO,
-            _ => Duration::from_millis(REDIS_BEAT_MS),
+            _ => self.beat_due.since(self.state.clock.now()),
         }
     }
 
@@ -141,49 +141,49 @@ impl Publishing {
     }
 
     /// Sends all that waits, and a beat if it is time or the connection is new.
-    fn send(&mut self, beat: bool) -> RedisResult<()> {
-        let patience = Duration::from_millis(REDIS_REPLY_MS);
-        let is_new = self.connection.is_none();
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.door.connect(patience)?,
-        };
-        let mut request = Vec::new();
-        for item in &self.waiting {
-            request.extend(self.publish(&item.bytes));
-        }
-        if beat || is_new {
-            self.number += self.state.relay.skipped.swap(0, Ordering::Relaxed);
-            let mut bytes = publication::beat(self.life);
-            publication::set_number(&mut bytes, self.number);
-            request.extend(self.publish(&bytes));
-        }
-        if !request.is_empty() {
-            connection.send_packed_command(&request)?;
-        }
+    fn send(&mut self, now: Now) -> RedisResult<()> {
+        let Self { link, state, waiting, topic, number, life, .. } = self;
+        let is_due = now >= self.beat_due;
+        let beats = link.with(now, Duration::from_millis(REDIS_REPLY_MS), |established| {
+            let mut request = Vec::new();
+            for item in waiting.iter() {
+                publish(topic, &item.bytes).write_packed_command(&mut request);
+            }
+            let beats = is_due || established.is_new;
+            if beats {
+                *number += state.relay.skipped.swap(0, Ordering::Relaxed);
+                let mut bytes = publication::beat(*life);
+                publication::set_number(&mut bytes, *number);
+                publish(topic, &bytes).write_packed_command(&mut request);
+            }
+            request.extend(established.role_question());
+            established.connection.send_packed_command(&request)?;
+            for _ in 0..waiting.len() + usize::from(beats) {
+                heard(established)?;
+            }
+            established.hear_role()?;
+            Ok(beats)
+        })?;
+        let reach = self.state.relay.taken_reach();
         while !self.waiting.is_empty() {
-            heard(&mut connection)?;
-            self.answer_first(Reach::Cluster);
+            self.answer_first(reach);
         }
-        if beat || is_new {
-            heard(&mut connection)?;
+        if beats {
+            self.beat_due = now.plus_ms(REDIS_BEAT_MS);
+            self.state.relay.echo(|echo| echo.taken(now));
         }
-        self.connection = Some(connection);
         Ok(())
-    }
-
-    fn publish(&self, bytes: &[u8]) -> Vec<u8> {
-        cmd("PUBLISH").arg(&self.topic).arg(bytes).get_packed_command()
     }
 
     fn note(&mut self, result: RedisResult<()>) {
         let link = &self.state.relay.outgoing;
-        let redis = &self.door.shown;
+        let redis = &self.link.connector().shown;
         match result {
             Ok(()) => {
                 self.breaker.succeeded();
                 if link.set(None) {
-                    info!(redis, "publications of this node go to the other nodes");
+                    let channel = &self.topic;
+                    info!(redis, channel, "publications of this node go to the other nodes");
                 }
             }
             Err(failure) => {
@@ -195,6 +195,7 @@ impl Publishing {
                         redis,
                         reason = reason.label(),
                         error = short(&failure),
+                        remedy = self.link.connector().remedy(reason),
                         "publications of this node reach its own clients only"
                     );
                 }
@@ -203,7 +204,13 @@ impl Publishing {
     }
 }
 
+fn publish(topic: &str, bytes: &[u8]) -> Cmd {
+    let mut command = cmd("PUBLISH");
+    command.arg(topic).arg(bytes);
+    command
+}
+
 /// The answer to one PUBLISH.
-fn heard(connection: &mut Connection) -> RedisResult<()> {
-    connection.recv_response().and_then(Value::extract_error).map(drop)
+fn heard(established: &mut Established) -> RedisResult<()> {
+    established.connection.recv_response().and_then(Value::extract_error).map(drop)
 }

@@ -10,6 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crossbeam_channel::{Sender, TrySendError};
 use futures_channel::oneshot;
 
+use super::echo::Echo;
 use super::life::Life;
 use super::publication::{claim, to_channels, to_everybody};
 use super::reason::Reason;
@@ -29,12 +30,21 @@ pub enum Reach {
     TooLong,
     /// This node, and perhaps others: Redis did not answer in time.
     TimedOut,
+    /// This node, and perhaps others: Redis has it, but what this node publishes there does not
+    /// come back.
+    Unheard,
 }
 
 impl Reach {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Cluster, Self::Unavailable, Self::QueueFull, Self::TooLong, Self::TimedOut];
+    pub const ALL: [Self; 6] = [
+        Self::Cluster,
+        Self::Unavailable,
+        Self::QueueFull,
+        Self::TooLong,
+        Self::TimedOut,
+        Self::Unheard,
+    ];
 
     /// For metrics, and the `reason` of an answer.
     pub const fn label(self) -> &'static str {
@@ -44,6 +54,7 @@ impl Reach {
             Self::QueueFull => "queue_full",
             Self::TooLong => "too_long",
             Self::TimedOut => "timed_out",
+            Self::Unheard => "unheard",
         }
     }
 }
@@ -80,16 +91,16 @@ impl Arrival {
     }
 }
 
-/// One of the two connections.
+/// How one of the two links is.
 #[derive(Debug, Default)]
-pub struct Link {
+pub struct LinkStatus {
     is_up: AtomicBool,
     ups: AtomicU64,
     downs: AtomicU64,
     reason: Mutex<Option<Reason>>,
 }
 
-impl Link {
+impl LinkStatus {
     /// Whether it works.
     pub fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Relaxed)
@@ -148,11 +159,12 @@ pub struct Relay {
     /// What came from Redis, by [`Arrival`].
     arrived: [AtomicU64; Arrival::ALL.len()],
     missed: AtomicU64,
+    echo: Mutex<Echo>,
     publishers: AtomicUsize,
     /// To Redis.
-    pub outgoing: Link,
+    pub outgoing: LinkStatus,
     /// From Redis.
-    pub incoming: Link,
+    pub incoming: LinkStatus,
 }
 
 impl Relay {
@@ -248,6 +260,19 @@ impl Relay {
         self.publishers.load(Ordering::Relaxed)
     }
 
+    /// How far something that Redis has taken went.
+    pub(super) fn taken_reach(&self) -> Reach {
+        match self.incoming.reason() {
+            Some(Reason::Unheard) => Reach::Unheard,
+            _ => Reach::Cluster,
+        }
+    }
+
+    /// Looks at what is waited for to come back, or changes it.
+    pub(super) fn echo<T>(&self, look: impl FnOnce(&mut Echo) -> T) -> T {
+        look(&mut self.echo.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// There is Redis from now on.
     pub(super) fn open(&self, life: Life, sender: Sender<Outgoing>) {
         // A process opens it once.
@@ -309,7 +334,7 @@ mod tests {
         drop(receiver);
         assert_eq!(reach(publish("x")), Some(Reach::Unavailable));
         let sent = Reach::ALL.map(|reach| relay.sent(reach));
-        assert_eq!(sent, [0, 2, 1, 1, 0]);
+        assert_eq!(sent, [0, 2, 1, 1, 0, 0]);
     }
 
     #[test]
@@ -327,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_link_changes_when_it_does_and_at_first() {
-        let link = Link::default();
+        let link = LinkStatus::default();
         assert!(link.set(Some(Reason::Unreachable)));
         assert!(!link.set(Some(Reason::TimedOut)));
         assert_eq!((link.is_up(), link.reason()), (false, Some(Reason::TimedOut)));

@@ -11,13 +11,14 @@
 use std::time::Duration;
 
 use ::redis::{
-    Cmd, Connection, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value, cmd,
-    from_redis_value,
+    Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value, cmd, from_redis_value,
 };
 
-use super::door::Door;
+use super::connector::{Connector, Established, short};
 use super::life::Life;
+use super::link::Link;
 use super::reason::Reason;
+use crate::clock::Now;
 use crate::limits::REDIS_REPLY_MS;
 use crate::sessions::id::SessionId;
 use crate::sessions::keeper::{Ask, Said};
@@ -90,21 +91,20 @@ pub struct Asker {
 
 /// The store.
 pub struct Store {
-    door: Door,
+    link: Link,
     asker: Asker,
     life: String,
     expiry_ms: String,
     hashes: [String; 4],
-    connection: Option<Connection>,
 }
 
 impl Store {
     /// A store; nothing is asked yet.
-    pub fn new(door: Door, asker: Asker) -> Self {
+    pub fn new(connector: Connector, asker: Asker) -> Self {
         let hashes =
             [CLAIM, SAVE, HOLD, SETTLE].map(|code| Script::new(code).get_hash().to_owned());
         let (life, expiry_ms) = (asker.life.to_string(), asker.expiry_ms.to_string());
-        Self { door, asker, life, expiry_ms, hashes, connection: None }
+        Self { link: Link::new(connector), asker, life, expiry_ms, hashes }
     }
 
     /// Asks all of these. The answers are those to the first; if they are fewer, `Err` says why.
@@ -112,48 +112,26 @@ impl Store {
         &mut self,
         asks: &[Ask],
         kept_of: impl Fn(&Ask) -> Option<&'a Record>,
+        now: Now,
     ) -> (Vec<Said>, RedisResult<()>) {
         let mut said = Vec::with_capacity(asks.len());
-        let result = self.try_ask(asks, kept_of, &mut said);
-        (said, result)
-    }
-
-    fn try_ask<'a>(
-        &mut self,
-        asks: &[Ask],
-        kept_of: impl Fn(&Ask) -> Option<&'a Record>,
-        said: &mut Vec<Said>,
-    ) -> RedisResult<()> {
-        // After any error it is not used again: an answer may still be on its way.
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.connect()?,
-        };
         let mut request = Vec::new();
         for ask in asks {
             self.command(ask, kept_of(ask)).write_packed_command(&mut request);
         }
-        if !request.is_empty() {
-            connection.send_packed_command(&request)?;
-        }
-        for ask in asks {
-            said.push(match connection.recv_response()?.extract_error() {
-                Ok(answer) => read(ask, answer)?,
-                Err(error) if is_about_one(&error) => Said::Refused,
-                Err(error) => return Err(error),
-            });
-        }
-        self.connection = Some(connection);
-        Ok(())
+        let patience = Duration::from_millis(REDIS_REPLY_MS);
+        let result = self.link.with(now, patience, |established| {
+            if established.is_new {
+                load_scripts(established)?;
+            }
+            exchange(established, &request, asks, &mut said)
+        });
+        (said, result)
     }
 
-    /// Connects, and makes the scripts known.
-    fn connect(&self) -> RedisResult<Connection> {
-        let mut connection = self.door.connect(Duration::from_millis(REDIS_REPLY_MS))?;
-        for code in [CLAIM, SAVE, HOLD, SETTLE] {
-            cmd("SCRIPT").arg("LOAD").arg(code).query::<String>(&mut connection)?;
-        }
-        Ok(connection)
+    /// Why a question was not answered, as it is shown, and what can be done about it.
+    pub fn shown(&self, error: &RedisError) -> (String, String) {
+        (short(error), self.link.connector().remedy(Reason::of(error)))
     }
 
     fn key(&self, id: &SessionId) -> String {
@@ -189,6 +167,35 @@ impl Store {
     }
 }
 
+/// Makes the scripts known, as on a server that was started anew.
+fn load_scripts(established: &mut Established) -> RedisResult<()> {
+    for code in [CLAIM, SAVE, HOLD, SETTLE] {
+        cmd("SCRIPT").arg("LOAD").arg(code).query::<String>(&mut established.connection)?;
+    }
+    Ok(())
+}
+
+/// Sends the request, and reads an answer to each question.
+fn exchange(
+    established: &mut Established,
+    request: &[u8],
+    asks: &[Ask],
+    said: &mut Vec<Said>,
+) -> RedisResult<()> {
+    let connection = &mut established.connection;
+    if !request.is_empty() {
+        connection.send_packed_command(request)?;
+    }
+    for ask in asks {
+        said.push(match connection.recv_response()?.extract_error() {
+            Ok(answer) => read(ask, answer)?,
+            Err(error) if is_about_one(&error) => Said::Refused,
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(())
+}
+
 /// Whether an error is about one key, as when something else has put another kind of value there.
 /// Scripts that Redis has forgotten are made known on the next connection.
 fn is_about_one(error: &RedisError) -> bool {
@@ -210,9 +217,4 @@ fn read(ask: &Ask, answer: Value) -> RedisResult<Said> {
             Said::Ours { is_ours: from_redis_value::<String>(answer)? == "ours" }
         }
     })
-}
-
-/// Why a question was not answered, as it is shown.
-pub(crate) fn shown(error: &RedisError) -> String {
-    super::door::short(error)
 }

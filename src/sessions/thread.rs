@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
+use ::redis::RedisError;
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, unbounded};
 use tracing::{error, info, warn};
@@ -27,7 +28,7 @@ use crate::mesh::inbox::{NotTaken, Postbox};
 use crate::mesh::message::ShardMessage;
 use crate::redis::breaker::{Breaker, Change, State};
 use crate::redis::reason::Reason;
-use crate::redis::session_store::{Store, shown};
+use crate::redis::session_store::Store;
 
 /// The thread's name.
 const THREAD: &str = "tidegate-sessions";
@@ -47,6 +48,8 @@ struct Working {
     waiting: VecDeque<Order>,
     store: Option<Store>,
     breaker: Breaker,
+    /// A client has asked for a session. Before that Redis is not asked for any.
+    is_used: bool,
     said: SaidSoFar,
 }
 
@@ -90,6 +93,7 @@ pub fn start(
         waiting: VecDeque::new(),
         store,
         breaker: Breaker::new(REDIS_BEAT_MS),
+        is_used: false,
         said: SaidSoFar::default(),
     };
     let run = move || {
@@ -108,10 +112,9 @@ pub fn start(
 impl Working {
     fn run(&mut self) {
         while self.state.phase() != Phase::Stopped {
-            if let Ok(event) = self.queue.recv_timeout(self.patience()) {
-                self.keeper.on_event(event, self.now());
-            }
-            for event in self.queue.try_iter().take(SESSION_BATCH) {
+            let first = self.queue.recv_timeout(self.patience()).ok();
+            for event in first.into_iter().chain(self.queue.try_iter()).take(SESSION_BATCH) {
+                self.is_used |= matches!(event, Event::Attach { .. });
                 self.keeper.on_event(event, self.state.clock.now());
             }
             self.ask_redis();
@@ -144,6 +147,9 @@ impl Working {
     fn ask_redis(&mut self) {
         let now = self.now();
         let Some(store) = &mut self.store else { return };
+        if !self.is_used {
+            return;
+        }
         if !self.breaker.allows(now) {
             return self.keeper.set_available(false);
         }
@@ -157,7 +163,7 @@ impl Working {
             Ask::Save(id) => keeper.kept_of(id),
             _ => None,
         };
-        let (said, result) = store.ask(&asks, kept_of);
+        let (said, result) = store.ask(&asks, kept_of, now);
         let now = self.now();
         let mut asks = VecDeque::from(asks);
         for said in said {
@@ -173,13 +179,18 @@ impl Working {
         self.keeper.set_available(!matches!(self.breaker.state(), State::Open(_)));
         match (change, result) {
             (Some(Change::Closed), _) => info!("sessions are saved in Redis"),
-            (Some(Change::Opened), Err(failure)) => warn!(
-                reason = Reason::of(&failure).label(),
-                error = shown(&failure),
-                "sessions cannot be saved in Redis; until they can they stay in memory"
-            ),
+            (Some(Change::Opened), Err(failure)) => self.log_unavailable(&failure),
             _ => {}
         }
+    }
+
+    fn log_unavailable(&self, failure: &RedisError) {
+        let Some(store) = &self.store else { return };
+        let (error, remedy) = store.shown(failure);
+        warn!(
+            reason = Reason::of(failure).label(),
+            error, remedy, "sessions cannot be saved in Redis; until they can they stay in memory"
+        );
     }
 
     fn tell_shards(&mut self) {

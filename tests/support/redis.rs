@@ -1,7 +1,7 @@
 //! A Redis of a test's own: the real server, on an address of its own on loopback, empty.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -148,6 +148,31 @@ impl Redis {
             Some(password) => format!("redis.url=redis://:{password}@{}", self.address),
             None => format!("redis.url=redis://{}", self.address),
         }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        (self.address, 6379).into()
+    }
+
+    /// Makes it a replica of another one, and waits until it has what that one has.
+    #[track_caller]
+    pub(crate) fn follow(&self, master: &Self) {
+        self.ask(&["replicaof", &master.address.to_string(), "6379"]);
+        eventually("it follows", || self.ask(&["role"]).contains("connected"));
+    }
+
+    /// Makes a directory where it would write this file.
+    pub(crate) fn block(&self, name: &str) {
+        std::fs::create_dir(self.path(name)).expect("a directory");
+    }
+
+    /// Clients that are connected, this question's own not among them.
+    #[track_caller]
+    pub(crate) fn clients(&self) -> usize {
+        let list = self.ask(&["client", "list", "type", "normal"]);
+        let pubsub = self.ask(&["client", "list", "type", "pubsub"]);
+        list.lines().chain(pubsub.lines()).filter(|line| line.contains("addr=")).count() - 1
     }
 
     /// The same, through its socket in the file system.

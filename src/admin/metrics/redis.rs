@@ -5,7 +5,7 @@ use std::fmt::Error;
 use super::page::{BYTES, Page, SECONDS, seconds};
 use crate::redis::board::{DURATION_BUCKETS_MS, FlushResult, Status};
 use crate::redis::reason::Reason;
-use crate::redis::relay::{Arrival, Link, Reach};
+use crate::redis::relay::{Arrival, LinkStatus, Reach};
 
 pub(super) fn redis(page: &mut Page<'_, '_>) -> Result<(), Error> {
     let (view, now) = (&page.moment.redis, page.moment.now);
@@ -74,7 +74,7 @@ fn publications(page: &mut Page<'_, '_>) -> Result<(), Error> {
     let relay = &page.moment.state.relay;
     let links = [("out", &relay.outgoing), ("in", &relay.incoming)];
     let by_link =
-        |figure: fn(&Link) -> u64| links.map(|(name, link)| (name.to_owned(), figure(link)));
+        |figure: fn(&LinkStatus) -> u64| links.map(|(name, link)| (name.to_owned(), figure(link)));
     page.gauge_by(
         "tidegate_cluster_link",
         None,
