@@ -253,3 +253,100 @@ fn what_no_node_says_is_refused_and_counted() {
         assert_eq!(client.frame().text(), "\"still here\"");
     }
 }
+
+/// What a database keeps apart is keys: channels are those of the whole Redis.
+#[test]
+fn databases_of_one_redis_do_not_hear_each_other() {
+    let redis = Redis::start();
+    let url = |database: &str| format!("{}{database}", redis.url());
+    let start = |id: &str, url: &str| {
+        let id = format!("redis.node_id={id}");
+        let server = Server::start(&["server.shards=2", "shutdown.notice_ms=10", url, &id]);
+        is_linked(&server);
+        server
+    };
+    let socket = format!("{}?db=1", redis.unix_url());
+    let nodes = [
+        start("zero", &url("")),
+        start("nought", &url("/0")),
+        start("one", &url("/1")),
+        start("first", &socket),
+    ];
+    for node in &nodes {
+        eventually("one other is heard", || metric(node, "tidegate_cluster_publishers") == 1);
+    }
+    let mut clients: Vec<_> =
+        nodes.iter().map(|node| Client::connect(node.clients, "/ws?channel=news")).collect();
+    assert_eq!(publish(&nodes[0], "to database 0")["scope"], "cluster");
+    let told = json!({ "message": "to database 1", "level": "info" });
+    assert_eq!(http::post(nodes[3].admin, "/api/v1/broadcast", &told)["scope"], "cluster");
+    for (at, client) in clients.iter_mut().enumerate() {
+        let text = client.frame().text().to_owned();
+        assert!(
+            text.contains(if at < 2 { "to database 0" } else { "to database 1" }),
+            "{at}: {text}"
+        );
+    }
+    // Nothing else is on its way: what is published later comes next.
+    publish(&nodes[1], "last");
+    publish(&nodes[2], "last");
+    clients.iter_mut().for_each(|client| assert_eq!(client.frame().text(), "\"last\""));
+    // A node of before has the name that it had.
+    let names = redis.ask(&["pubsub", "channels", "*"]);
+    let mut names: Vec<_> = names.lines().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["{tidegate:default}:publications", "{tidegate:default}:publications:1"]);
+}
+
+/// Bytes that say `text` to the channel `news` as publication `number` of the life that `node` has.
+fn spoofed(redis: &Redis, node: &str, number: u64, text: &str) -> Vec<u8> {
+    let life = redis.ask(&["hget", &format!("{{tidegate:default}}:node:{node}"), "_life"]);
+    let life = u128::from_str_radix(life.trim(), 16).unwrap();
+    let mut bytes = b"TG1\x01".to_vec();
+    bytes.extend(life.to_be_bytes());
+    bytes.extend(number.to_be_bytes());
+    bytes.extend(b"\x00\x01\x04news");
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+#[test]
+fn a_number_near_the_end_of_its_range_silences_no_publisher() {
+    let redis = Redis::start();
+    let nodes = two_nodes(&redis);
+    let mut client = Client::connect(nodes[1].clients, "/ws?channel=news");
+    publish(&nodes[0], 1);
+    assert_eq!(client.frame().text(), "1");
+    let far = [1 << 40, 1 << 63, u64::MAX - 1, u64::MAX];
+    for number in far {
+        redis.publish(TOPIC, &spoofed(&redis, "one", number, "spoofed"));
+        assert_eq!(client.frame().text(), "spoofed");
+        for data in 2..5 {
+            assert_eq!(publish(&nodes[0], data)["scope"], "cluster");
+            assert_eq!(client.frame().text(), data.to_string(), "after {number}");
+        }
+    }
+    assert_eq!(missed(&nodes[1]), 0, "a jump is not counted");
+    assert_eq!(received(&nodes[1], "duplicate"), 0);
+}
+
+/// What is near could be true: it is a gap until the publisher itself says less.
+#[test]
+fn a_number_a_little_ahead_silences_a_publisher_for_two_beats_at_most() {
+    let redis = Redis::start();
+    let nodes = two_nodes(&redis);
+    let mut client = Client::connect(nodes[1].clients, "/ws?channel=news");
+    publish(&nodes[0], 0);
+    assert_eq!(client.frame().text(), "0");
+    redis.publish(TOPIC, &spoofed(&redis, "one", 100_000, "spoofed"));
+    assert_eq!(client.frame().text(), "spoofed");
+    let mut data = 1;
+    eventually("it is heard again", || {
+        publish(&nodes[0], data);
+        data += 1;
+        client.next_within(Duration::from_millis(50)).is_some()
+    });
+    assert!(data < 1_000, "only after {data}, not by its beats");
+    publish(&nodes[0], data);
+    while client.frame().text() != data.to_string() {}
+}

@@ -339,3 +339,51 @@ fn what_stands_in_redis_is_not_trusted() {
     eventually("it cannot be saved", || lost() == 1);
     assert_eq!(Guest::arrive(&one, "new").told.get("reason"), None);
 }
+
+/// Who uses none is not told of them; who does is, once.
+#[test]
+fn that_sessions_cannot_be_saved_is_said_to_those_who_use_them() {
+    let redis = Redis::stopped();
+    let (url, id) = (redis.url(), "redis.node_id=one");
+    let mut one = Server::start(&["server.shards=2", &url, id, "sessions.resume_timeout_ms=500"]);
+    one.wait_for_log("Redis is unavailable");
+    one.wait_for_log("publications of this node reach its own clients only");
+    let plain = Client::connect(one.clients, "/ws?channel=news");
+    // Long enough for several tries.
+    std::thread::sleep(Duration::from_secs(2));
+    let says = |server: &Server, part: &str| {
+        let has = |event: &Value| event["message"].as_str().is_some_and(|text| text.contains(part));
+        server.log().iter().filter(|event| has(event)).count()
+    };
+    assert_eq!(says(&one, "sessions"), 0, "{:?}", one.log());
+    let guest = Guest::arrive(&one, "user-4711&channel=news");
+    guest.is(false, 0, &["news"]);
+    let said = one.wait_for_log("sessions cannot be saved in Redis");
+    assert_eq!((text(&said, "level"), text(&said, "reason")), ("WARN", "unreachable"));
+    assert_eq!(says(&one, "sessions cannot be saved"), 1);
+    plain.close();
+}
+
+/// Sessions are kept in the keys of a database, and who has them is told over its own channel.
+#[test]
+fn a_session_of_one_database_is_none_of_another() {
+    let redis = Redis::start();
+    let start = |id: &str, database: &str| {
+        let (url, id) = (format!("{}{database}", redis.url()), format!("redis.node_id={id}"));
+        let server = Server::start(&["server.shards=2", "redis.flush_interval_ms=200", &url, &id]);
+        is_ready(&server);
+        server
+    };
+    let (zero, one) = (start("same", ""), start("same", "/1"));
+    let mut guest = Guest::arrive(&zero, "user-4711&channel=news");
+    guest.say(3);
+    has_heard(&zero, 3);
+    let other = Guest::arrive(&one, "user-4711&channel=sport");
+    other.is(false, 0, &["sport"]);
+    assert_eq!(other.told.get("reason"), None);
+    guest.say(1);
+    has_heard(&zero, 4);
+    guest.client.close();
+    other.client.close();
+    eventually("it is saved", || record(&redis, "user-4711").contains("\"messages\":4"));
+}

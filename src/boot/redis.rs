@@ -14,7 +14,7 @@ use crate::redis::connector::Connector;
 use crate::redis::counts::Identity;
 use crate::redis::life::Life;
 use crate::redis::session_store::{Asker, Store};
-use crate::redis::{endpoint, flush, publish, subscribe};
+use crate::redis::{endpoint, flush, publication, publish, subscribe};
 use crate::sys::kernel;
 
 /// Where sessions are saved, if there is Redis. `clients` is where the server listens, whose port
@@ -36,6 +36,7 @@ pub(super) fn start(
         "" => format!("{}:{}", name_part(&host), clients.port()),
         node => node.to_owned(),
     };
+    let database = client.get_connection_info().redis_settings().db();
     let life = Life::draw();
     let identity = Identity {
         cluster: settings.cluster_name.clone(),
@@ -46,7 +47,7 @@ pub(super) fn start(
         started_at: format!("{:.3}", jiff::Timestamp::now()),
     };
     let connector = Connector::new(client, shown, identity.prefix());
-    let topic = format!("{}:publications", identity.prefix());
+    let topic = publication::channel(&identity.prefix(), database);
     let interval_ms = settings.flush_interval_ms;
     let asker = Asker {
         prefix: identity.prefix(),

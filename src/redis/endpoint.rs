@@ -63,9 +63,13 @@ pub fn has_password(url: &str) -> bool {
 pub fn open(url: &str) -> Result<(Client, String), String> {
     check(url)?;
     let client = Client::open(url).map_err(|error| strip(&error.to_string()))?;
+    let database = match client.get_connection_info().redis_settings().db() {
+        0 => String::new(),
+        number => format!("/{number}"),
+    };
     let shown = match client.get_connection_info().addr() {
-        ConnectionAddr::Tcp(host, port) => format!("redis://{host}:{port}"),
-        ConnectionAddr::TcpTls { host, port, .. } => format!("rediss://{host}:{port}"),
+        ConnectionAddr::Tcp(host, port) => format!("redis://{host}:{port}{database}"),
+        ConnectionAddr::TcpTls { host, port, .. } => format!("rediss://{host}:{port}{database}"),
         ConnectionAddr::Unix(path) => format!("unix://{}", path.display()),
         _ => "another kind of address".to_owned(),
     };
@@ -90,7 +94,7 @@ mod tests {
         for (url, shown) in [
             ("redis://redis:6379", "redis://redis:6379"),
             ("redis://10.0.0.1", "redis://10.0.0.1:6379"),
-            ("redis://:hunter2@[::1]:7000/3", "redis://::1:7000"),
+            ("redis://:hunter2@[::1]:7000/3", "redis://::1:7000/3"),
             ("rediss://user:hunter2@redis.example", "rediss://redis.example:6379"),
             ("unix:///run/redis.sock?db=1&pass=hunter2", "unix:///run/redis.sock"),
         ] {

@@ -9,8 +9,9 @@
 //! | | what belongs to the kind |
 //!
 //! To channels: their number in two bytes, then each with its length in one byte, then the text.
-//! To everybody: the text. A beat: nothing. A claim: the life that has the session, and its name. Invariant: whatever the bytes are, reading them takes no
-//! memory beyond them and their channels' names.
+//! To everybody: the text. A beat: nothing. A claim: the life that has the session, and its name.
+//! Invariant: whatever the bytes are, reading them takes no memory beyond them and their channels'
+//! names.
 
 use super::life::Life;
 use crate::limits::{MAX_CHANNEL_BYTES, MAX_PUBLISH_CHANNELS, REDIS_PUBLICATION_BYTES};
@@ -92,6 +93,15 @@ fn next_name(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let (name, rest) = rest.split_at_checked((*len).into())?;
     let name = simdutf8::basic::from_utf8(name).ok()?;
     (!name.is_empty()).then_some((name, rest))
+}
+
+/// The Redis channel of a cluster: what a database keeps apart is keys, and every channel is that of
+/// the whole server, so the number of the database is part of the name. That of database 0 has none.
+pub fn channel(prefix: &str, database: i64) -> String {
+    match database {
+        0 => format!("{prefix}:publications"),
+        number => format!("{prefix}:publications:{number}"),
+    }
 }
 
 /// A text for channels, with the number left open; `None` if it is too long for the others to take
@@ -203,6 +213,12 @@ mod tests {
     use super::*;
 
     const LIFE: Life = Life::from_bytes([7; Life::BYTES]);
+
+    #[test]
+    fn each_database_has_a_channel_of_its_own() {
+        assert_eq!(channel("{tidegate:default}", 0), "{tidegate:default}:publications");
+        assert_eq!(channel("{tidegate:default}", 1), "{tidegate:default}:publications:1");
+    }
 
     #[test]
     fn what_is_said_is_heard() {
