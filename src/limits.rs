@@ -187,6 +187,11 @@ pub const MAX_GATHERED_FRAMES: usize = 64;
 /// sends without reading is slowed down and not stored.
 pub const READ_PAUSE_BYTES: usize = 64 << 10;
 
+/// Bytes per connection that the kernel takes beyond what it can send at once (TCP_NOTSENT_LOWAT).
+/// More would stand between a client that reads slowly and its pings, pongs and Close, where
+/// nothing can pass them; less would wake a shard more often for a client that reads fast.
+pub const KERNEL_UNSENT_BYTES: i32 = 64 << 10;
+
 /// Pongs that may wait for one client; of its further pings only the latest is answered. Clients
 /// that ping have one ping out, and test suites ten.
 pub const PONGS_WAITING: u32 = 16;

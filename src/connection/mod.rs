@@ -209,7 +209,7 @@ pub struct Connection {
     pub source: SourceKey,
     /// Its deadline.
     pub timer: TimerLinks,
-    /// Lives of this slot, modulo 2^20.
+    /// Lives of this slot, modulo 2^19.
     pub generation: u32,
     /// The tick of its accept.
     pub accepted_tick: u32,

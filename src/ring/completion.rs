@@ -63,6 +63,8 @@ pub enum Outcome {
     Calmed(Result<(), Errno>),
     /// Of `Send`, with the bytes given back.
     Sent(Result<usize, Errno>, SendBatch),
+    /// Of `Unacknowledged`: so many bytes.
+    Unacknowledged(Result<u32, Errno>),
     /// Of `Cut`.
     Cut(Result<(), Errno>),
     /// Of `HalfClose`.

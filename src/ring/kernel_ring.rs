@@ -29,6 +29,8 @@ use crate::sys::event_fd::EventFd;
 
 /// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: wait for readiness before the first try.
 const POLL_FIRST: u16 = 1;
+/// `SOCKET_URING_OP_SIOCOUTQ` of linux/io_uring.h.
+const SOCKET_SIOCOUTQ: u32 = 1;
 /// After a quick restart the memory of the last life's rings may still be accounted for
 /// (RLIMIT_MEMLOCK), so ENOMEM is tried again for this long.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(1);
@@ -213,7 +215,9 @@ impl KernelRing {
 
     fn send(&mut self, token: Token, batch: super::SendBatch) {
         let (place, form) = self.in_flight.send(batch);
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        // Without MSG_WAITALL: a send that waits for room has given nothing to the kernel, so what
+        // is known to be sent is all that the kernel counts as unacknowledged.
+        let flags = libc::MSG_NOSIGNAL;
         let entry = match form {
             SendForm::Plain { start, len } => {
                 opcode::Send::new(Fixed(token.slot), start, len).flags(flags).build()
@@ -310,6 +314,7 @@ impl KernelRing {
             Kind::Send => {
                 Outcome::Sent(result.map(|sent| sent as usize), self.in_flight.sent(place)?)
             }
+            Kind::Unacknowledged => Outcome::Unacknowledged(result),
             Kind::Cut => Outcome::Cut(result.map(drop)),
             Kind::HalfClose => Outcome::HalfClosed,
             Kind::Close => {
@@ -369,6 +374,10 @@ impl Ring for KernelRing {
                 self.push(Kind::Calm, none, token, opcode::AsyncCancel::new(receive).build());
             }
             Operation::Send(token, batch) => self.send(token, batch),
+            Operation::Unacknowledged(token) => {
+                let entry = opcode::UringCmd16::new(Fixed(token.slot), SOCKET_SIOCOUTQ).build();
+                self.push(Kind::Unacknowledged, none, token, entry);
+            }
             Operation::Cut(token) => {
                 let entry = opcode::Connect::new(
                     Fixed(token.slot),

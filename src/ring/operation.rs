@@ -29,8 +29,12 @@ pub enum Operation {
     /// the kernel (2 microseconds with 10,000 armed, 90 with 400,000): for connections that have
     /// gone quiet or do not read, never per message.
     Calm(Token),
-    /// Send all of these bytes, in order. One send is in flight per connection, never two.
+    /// Send these bytes in order, or as many of them as the kernel has room for; it completes when
+    /// some have been taken. One send is in flight per connection, never two.
     Send(Token, SendBatch),
+    /// Ask how many bytes of those that the kernel took to send the peer's TCP has not acknowledged
+    /// (SIOCOUTQ). Answered at once, inline.
+    Unacknowledged(Token),
     /// Reset the connection: the peer sees RST, everything in flight on it completes.
     Cut(Token),
     /// End our side of the stream (FIN), so that the peer can still read the last bytes. Runs

@@ -84,6 +84,7 @@ pub fn check() -> Result<(), Unavailable> {
         ("SOCKET", opcode::Socket::CODE),
         ("BIND", opcode::Bind::CODE),
         ("MSG_RING", opcode::MsgRingData::CODE),
+        ("URING_CMD", opcode::UringCmd16::CODE),
     ];
     match needed.iter().find(|(_, code)| !probe.is_supported(*code)) {
         None => Ok(()),

@@ -205,6 +205,62 @@ fn a_cut_completes_the_watch_and_resets_the_peer() {
     wait_for(&mut ring, |done| matches!(done.outcome, Outcome::Closed).then_some(()));
 }
 
+/// Asks how much of what `token` was given to send its peer has not acknowledged.
+fn unacknowledged(ring: &mut KernelRing, token: Token) -> u32 {
+    ring.start(Operation::Unacknowledged(token));
+    wait_for(ring, |done| match done.outcome {
+        Outcome::Unacknowledged(result) => {
+            assert_eq!(done.token, token);
+            Some(result.expect("the kernel answers"))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn what_the_peer_has_not_acknowledged_is_all_that_was_sent_and_not_received() {
+    let Pair { mut ring, client, server } = connected_pair();
+    assert_eq!(unacknowledged(&mut ring, server), 0);
+    let mut batch = SendBatch::one(Frame::Own(vec![7; 8 << 20]));
+    let mut sent = 0;
+    // Until the kernel has no room: then the send that waits has given nothing to it.
+    loop {
+        ring.start(Operation::Send(server, batch));
+        ring.turn(Wait::AtMost(Duration::from_millis(200))).expect("turn");
+        let Some(Completion { outcome: Outcome::Sent(result, back), .. }) = ring.next_completion()
+        else {
+            break;
+        };
+        let some = result.expect("sent");
+        assert!(some > 0 && some <= back.remaining());
+        batch = back;
+        batch.advance(some);
+        sent += some;
+    }
+    let before = unacknowledged(&mut ring, server) as usize;
+    assert!(before > 0 && before < sent, "{before} of {sent}");
+    let mut read = 0;
+    while read < sent {
+        ring.start(Operation::Receive { token: client, wait: false });
+        let (received, more) = wait_for(&mut ring, |done| match done.outcome {
+            Outcome::Received { result, .. } => Some((result.expect("bytes"), 0)),
+            // What was read has made room for more.
+            Outcome::Sent(result, _) => Some((None, result.expect("sent"))),
+            _ => None,
+        });
+        sent += more;
+        if let Some(received) = received {
+            read += ring.bytes(&received).len();
+            ring.give_back(received);
+        }
+    }
+    let started = Instant::now();
+    while unacknowledged(&mut ring, server) > 0 {
+        assert!(started.elapsed() < Duration::from_secs(5), "all of it was received");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn the_bell_wakes_a_sleeping_ring() {
     let bell = EventFd::new().expect("eventfd");

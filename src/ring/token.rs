@@ -10,7 +10,7 @@
 pub type FileSlot = u32;
 
 const SLOT_BITS: u32 = 20;
-const GENERATION_BITS: u32 = 20;
+const GENERATION_BITS: u32 = 19;
 const PLACE_BITS: u32 = 20;
 
 /// Direct descriptors of one ring: the kernel's own limit (`IORING_MAX_FIXED_FILES`, 2^20).
@@ -50,6 +50,8 @@ pub enum Kind {
     Hand = 14,
     /// A descriptor has come from another ring; `place` is its number, `token` what it was there.
     Handed = 15,
+    /// How much of what was sent is not acknowledged.
+    Unacknowledged = 16,
 }
 
 impl Kind {
@@ -70,6 +72,7 @@ impl Kind {
             13 => Self::Tick,
             14 => Self::Hand,
             15 => Self::Handed,
+            16 => Self::Unacknowledged,
             _ => return None,
         })
     }
@@ -80,7 +83,7 @@ impl Kind {
 pub struct Token {
     /// Direct descriptor and connection, below [`MAX_SLOTS`].
     pub slot: FileSlot,
-    /// Counts the lives of the slot, modulo 2^20.
+    /// Counts the lives of the slot, modulo 2^19.
     pub generation: u32,
 }
 
@@ -134,10 +137,12 @@ mod tests {
 
     #[test]
     fn every_field_survives_the_kernel() {
-        for kind in [Kind::Accept, Kind::Send, Kind::Connect, Kind::Handed] {
-            for (place, generation, slot) in
-                [(0, 0, 0), (UserData::NO_PLACE, (1 << 20) - 1, MAX_SLOTS - 1), (5, 77, 123_456)]
-            {
+        for kind in [Kind::Accept, Kind::Send, Kind::Connect, Kind::Handed, Kind::Unacknowledged] {
+            for (place, generation, slot) in [
+                (0, 0, 0),
+                (UserData::NO_PLACE, (1 << GENERATION_BITS) - 1, MAX_SLOTS - 1),
+                (5, 77, 123_456),
+            ] {
                 let data = UserData { kind, place, token: Token { slot, generation } };
                 assert_eq!(UserData::unpack(data.pack()), Some(data));
             }
@@ -147,6 +152,6 @@ mod tests {
 
     #[test]
     fn generations_wrap() {
-        assert_eq!(Token::next_generation((1 << 20) - 1), 0);
+        assert_eq!(Token::next_generation((1 << GENERATION_BITS) - 1), 0);
     }
 }
