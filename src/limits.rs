@@ -183,14 +183,32 @@ pub const MAX_PUBLISH_CHANNELS: usize = 1_000;
 /// Frames gathered into one send.
 pub const MAX_GATHERED_FRAMES: usize = 64;
 
-/// Bytes queued for a client above which nothing more is read from it, so that a client that
-/// sends without reading is slowed down and not stored.
+/// Bytes of replies queued for a client above which nothing more is read from it, and no further
+/// message is handled of what has been read, so that a client that sends without reading is slowed
+/// down and not stored. Publications are not among them: a client that is behind with those is
+/// still heard, its pings and its Close too.
 pub const READ_PAUSE_BYTES: usize = 64 << 10;
 
 /// Bytes per connection that the kernel takes beyond what it can send at once (TCP_NOTSENT_LOWAT).
 /// More would stand between a client that reads slowly and its pings, pongs and Close, where
 /// nothing can pass them; less would wake a shard more often for a client that reads fast.
 pub const KERNEL_UNSENT_BYTES: i32 = 64 << 10;
+
+/// Over how long `delivery.min_bytes_per_second` is a mean, in ticks: 10 s. A receiver opens its
+/// window by a segment at least, which is 64 KiB on loopback: one that reads 10 kB/s does so every
+/// 6.6 s.
+pub const PROGRESS_WINDOW_TICKS: u32 = (10_000 / TICK_MS) as u32;
+
+/// How long something waits for a client, at most, until the kernel is asked for the first time how
+/// far that has come, in ticks: a second. Nearly everything that waits has gone by then.
+pub const FIRST_ASKED_TICKS: u32 = (1_000 / TICK_MS) as u32;
+
+/// How often the kernel is asked how far a client is that still has to take something before its
+/// Close, in ticks: a second.
+pub const CLOSING_ASKED_TICKS: u32 = (1_000 / TICK_MS) as u32;
+
+/// From how long on what a client has taken says how fast it reads, in ticks: 2 s.
+pub const RATE_SEEN_TICKS: u32 = (2_000 / TICK_MS) as u32;
 
 /// Pongs that may wait for one client; of its further pings only the latest is answered. Clients
 /// that ping have one ping out, and test suites ten.

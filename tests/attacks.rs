@@ -289,8 +289,11 @@ fn a_thousand_subscribers_who_do_not_read_cost_handles_and_not_copies() {
 
 /// Upgraded connections that have negotiated compression.
 fn compressing(server: SocketAddr) -> Vec<Client> {
+    compressing_with(server, "Sec-WebSocket-Extensions: permessage-deflate")
+}
+
+fn compressing_with(server: SocketAddr, offer: &str) -> Vec<Client> {
     raise_open_files();
-    let offer = "Sec-WebSocket-Extensions: permessage-deflate";
     let connect = |_| {
         let mut stream = socket::connect(server).unwrap();
         stream.write_all(&upgrade_request_with("/echo", &[offer])).unwrap();
@@ -314,6 +317,31 @@ fn a_thousand_bombs_cost_the_memory_of_one_message_per_shard() {
         attackers.iter_mut().for_each(|client| push(client, &bytes));
         for client in &mut attackers {
             assert_eq!(close_code(client), Some(1009));
+        }
+    });
+}
+
+#[test]
+fn a_thousand_chunks_of_messages_with_long_replies_hold_one_reply_each() {
+    const REPLY: usize = 64 << 10;
+    let _alone = alone();
+    let siege =
+        Siege::new(&["server.receive_buffer_bytes=65536", "server.max_message_bytes=65536"]);
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9";
+    let mut attackers = compressing_with(siege.server.clients, offer);
+    let mut compress = Compress::new(Compression::best(), false);
+    let mut bomb = Vec::with_capacity(REPLY);
+    compress.compress_vec(&vec![0; REPLY], &mut bomb, FlushCompress::Sync).unwrap();
+    bomb.truncate(bomb.len() - 4);
+    let bytes = frame(FIN | COMPRESSED | BINARY, &bomb).repeat(200);
+    // 13 GB if all replies were made.
+    let each = bytes.len() + 3 * REPLY;
+    siege.withstands((ATTACKERS * each) as u64, || {
+        attackers.iter_mut().for_each(|client| push(client, &bytes));
+        for client in attackers.iter_mut().step_by(100) {
+            for _ in 0..200 {
+                assert_eq!(client.frame().payload.len(), REPLY);
+            }
         }
     });
 }

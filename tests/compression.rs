@@ -258,3 +258,44 @@ fn a_message_of_the_longest_length_is_read_however_little_it_can_be_compressed()
     client.send(&frame(FIN | COMPRESSED | BINARY, &deflated(&longer, 6)));
     assert_eq!(client.frame().close_code(), Some(1009));
 }
+
+/// A window of 512 bytes: replies are not compressed, as they are longer.
+const SMALL_WINDOW: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9";
+
+/// 64 kB are 60 MiB of replies. They are made as they are taken, and nothing is lost.
+#[test]
+fn replies_that_are_a_thousand_times_as_long_are_made_as_they_are_taken() {
+    const COUNT: usize = 60;
+    const BYTES: usize = 1 << 20;
+    for receive_buffer in [4096, 65_536] {
+        let server = Server::start(&[
+            "server.shards=1",
+            &format!("server.receive_buffer_bytes={receive_buffer}"),
+        ]);
+        let mut client = connect(&server, "/echo", &[SMALL_WINDOW]);
+        let messages = (0..COUNT).map(|n| vec![n as u8; BYTES]);
+        let bombs: Vec<u8> = messages
+            .flat_map(|message| frame(FIN | COMPRESSED | BINARY, &deflated(&message, 9)))
+            .collect();
+        assert!(bombs.len() < 80_000, "{}", bombs.len());
+        client.send(&bombs);
+        client.send(&frame(FIN | PING, b"behind all of them"));
+        eventually("a reply waits", || metric(&server, "tidegate_output_held_bytes") > 0);
+        let mut most = 0;
+        for _ in 0..20 {
+            most = most.max(metric(&server, "tidegate_output_held_bytes"));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        // One reply, what fits before it, and what has been received.
+        assert!(most < 2 << 20, "{most} bytes");
+        for n in 0..COUNT {
+            let reply = client.frame();
+            assert_eq!((reply.payload.len(), reply.payload[0]), (BYTES, n as u8));
+        }
+        assert_eq!(client.frame().payload, b"behind all of them");
+        eventually("nothing waits", || metric(&server, "tidegate_output_held_bytes") == 0);
+        client.send(&frame(FIN | BINARY, b"and on it goes"));
+        assert_eq!(client.frame().payload, b"and on it goes");
+        client.close();
+    }
+}

@@ -26,6 +26,7 @@ pub(super) fn foresee(moment: &Moment, wish: Wish) -> Value {
         connections,
         left: connections,
         window_ms: caps.pace_window(),
+        until_forced_ms: caps.drain,
         is_paused: false,
         now_ms: moment.now.ms(),
         number: 0,

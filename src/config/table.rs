@@ -133,8 +133,8 @@ keys! {
         /// that ping do so every few seconds.
         max_pings_per_second: u32 = Number(100), zero_or("no limit", 1, 1_000_000), "pings";
 
-        /// A send that makes no progress for this long cuts the connection: the client has
-        /// stopped reading, or is gone without a word.
+        /// How long a client may take less than delivery.min_bytes_per_second of what waits for
+        /// it, until its connection is cut: it has stopped reading, or is gone without a word.
         write_timeout_ms: u64 = Number(30_000), between(10, HOUR_MS), "ms";
 
         /// How many accepted connections the kernel keeps for each shard until it takes them.
@@ -308,8 +308,21 @@ keys! {
         /// silent for 30 or 60 seconds; the default stays below both.
         ping_interval_ms: u64 = Number(25_000), zero_or("never", 10, DAY_MS), "ms";
 
-        /// How long a client may take to answer a Ping before it counts as gone.
+        /// How long a client may take to answer a Ping before it counts as gone. While it takes
+        /// what was sent to it before, at delivery.min_bytes_per_second, its answer is awaited.
         timeout_ms: u64 = Number(10_000), between(10, HOUR_MS), "ms";
+    }
+
+    /// Clients that read slowly.
+    delivery: Delivery {
+        /// How many bytes of what waits for it a client must take in a second, as a mean over ten
+        /// seconds, to count as one that reads: it keeps its connection then, however long it
+        /// takes, and in a drain until the drain's time is over. One that takes less has
+        /// server.write_timeout_ms, keepalive.timeout_ms or shutdown.close_timeout_ms. What counts
+        /// is what its TCP has acknowledged. A thousand is what the slowest mobile networks
+        /// manage; with 0 a byte every ten seconds holds a queue for ever.
+        min_bytes_per_second: u64 =
+            Number(1000), zero_or("any progress", 1, 1_000_000_000), "bytes per second";
     }
 
     /// How the server ends. The stages come one after the other, inside one deadline.
@@ -332,7 +345,10 @@ keys! {
         drain_ms: u64 = Number(15_000), between(0, DAY_MS), "ms",
             also legacy("MAX_CONNECTION_DRAIN_TIME", "ms");
 
-        /// How long one client may take to answer a Close before its connection is cut.
+        /// How long one client may take to answer a Close before its connection is cut, counted
+        /// from when its TCP has the Close. What comes before it is waited for, until the drain's
+        /// time is over, as long as the client takes delivery.min_bytes_per_second of it; one that
+        /// takes less is cut after ten seconds, or after this time if it is longer.
         close_timeout_ms: u64 = Number(5000), between(0, DAY_MS), "ms";
 
         /// The close code that clients are sent. Many libraries take 1001 for "the page was

@@ -6,6 +6,7 @@
 pub mod deadline;
 pub mod outbound;
 pub mod pongs;
+pub mod progress;
 
 use crate::admission::SourceKey;
 use crate::client_address::Provenance;
@@ -122,8 +123,8 @@ impl Facts {
     pub const FORCED: Self = Self(32);
     /// Our Close was sent.
     pub const CLOSE_SENT: Self = Self(64);
-    /// It was refused late: in its handshake when the drain began.
-    pub const REFUSED_LATE: Self = Self(128);
+    /// Its TCP has acknowledged everything that was to be sent to it; its end is awaited.
+    pub const CAUGHT_UP: Self = Self(128);
 
     /// It is another shard's now: only the descriptor is left.
     pub const MOVED: Self = Self(256);
@@ -202,7 +203,8 @@ impl Default for TimerLinks {
 pub struct Connection {
     /// An unfinished frame or message; absent between messages.
     pub partial: Option<Box<Partial>>,
-    /// Frames that wait behind the send in flight; absent when none do.
+    /// Frames that wait behind the send in flight, and how far the client has come with what was
+    /// sent; absent when it is up to date, as far as is known.
     pub outbound: Option<Box<Outbound>>,
     /// Whose budget it is counted in; the address in the admission table's form. While it is
     /// [`State::Unadmitted`], its peer's.
@@ -271,6 +273,26 @@ impl Connection {
         self.partial.as_ref().is_some_and(|partial| partial.mid_message() || partial.mid_frame())
     }
 
+    /// True while something has to go to the client that the kernel has not taken, as far as is
+    /// known.
+    pub fn has_to_send(&self) -> bool {
+        let waits = self.outbound.as_ref().is_some_and(|outbound| !outbound.is_empty());
+        waits || self.in_flight.has(InFlight::SEND)
+    }
+
+    /// Its progress does not matter any more, or matters only if something waits for it.
+    pub fn stop_watching(&mut self) {
+        if self.outbound.is_some() && !self.has_to_send() {
+            self.outbound = None;
+        }
+    }
+
+    /// Memory that what waits behind the send in flight holds for this connection alone: replies,
+    /// where publications are shared.
+    pub fn held_bytes(&self) -> usize {
+        self.outbound.as_ref().map_or(0, |outbound| outbound.held_bytes())
+    }
+
     /// Bytes queued behind the send in flight.
     pub fn queued_bytes(&self) -> usize {
         self.outbound.as_ref().map_or(0, |outbound| outbound.bytes())
@@ -284,13 +306,13 @@ mod tests {
     #[test]
     fn where_the_source_was_taken_from_is_no_fact_and_changes_none() {
         let mut facts = Facts::default();
-        facts.note(Facts::REFUSED_LATE);
+        facts.note(Facts::CAUGHT_UP);
         for provenance in Provenance::ALL {
             facts.note_provenance(provenance);
             facts.note(Facts::ADMITTED);
             facts.forget(Facts::ADMITTED);
             assert_eq!(facts.provenance(), provenance);
-            assert!(facts.has(Facts::REFUSED_LATE) && !facts.has(Facts::ADMITTED));
+            assert!(facts.has(Facts::CAUGHT_UP) && !facts.has(Facts::ADMITTED));
             assert_eq!(facts.window(), None);
         }
     }

@@ -287,6 +287,7 @@ impl<E: Environment> Coordinator<E> {
             connections,
             left,
             window_ms: shutdown.caps.pace_window().saturating_sub(spent_ms),
+            until_forced_ms: shutdown.caps.drain.saturating_sub(spent_ms),
             is_paused: shutdown.paused.is_some(),
             now_ms,
             number: self.state.drains(),

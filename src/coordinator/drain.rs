@@ -67,6 +67,8 @@ pub struct Position {
     pub left: u64,
     /// How long they may be told to go from now on, in milliseconds.
     pub window_ms: u64,
+    /// How long it is from now on until what is left is forced, in milliseconds.
+    pub until_forced_ms: u64,
     /// Nobody is to be told to go for now.
     pub is_paused: bool,
     /// On the server's clock, in milliseconds.
@@ -111,6 +113,7 @@ pub fn plan(terms: &Terms, caps: &StageCaps, at: Position) -> (DrainOrder, Drain
         last_moment_ms: caps.last_moment(),
         last_answers_ms: caps.last_answers(),
         patience_until_ms: if at.is_paused { u64::MAX } else { at.now_ms + window },
+        forcing_at_ms: if at.is_paused { u64::MAX } else { at.now_ms + at.until_forced_ms },
     };
     let reconnect = ReconnectReport {
         per_second: terms.reconnect_per_second.min(rate),
@@ -157,6 +160,7 @@ mod tests {
             connections: left,
             left,
             window_ms,
+            until_forced_ms: window_ms + 5_000,
             is_paused: false,
             now_ms: 0,
             number: 1,
@@ -227,6 +231,6 @@ mod tests {
         let held = Position { is_paused: true, ..at(100, 5_000) };
         let (order, report) = plan_for(Pace::PerSecond(50), held);
         assert_eq!((order.connections_per_second, report.connections_per_second), (0, 50));
-        assert_eq!(order.patience_until_ms, u64::MAX);
+        assert_eq!((order.patience_until_ms, order.forcing_at_ms), (u64::MAX, u64::MAX));
     }
 }

@@ -145,6 +145,8 @@ pub struct DrainOrder {
     /// On the server's clock, in milliseconds: from then on a connection in the middle of a
     /// message is not waited for any more.
     pub patience_until_ms: u64,
+    /// On the server's clock, in milliseconds: when what is left is forced.
+    pub forcing_at_ms: u64,
 }
 
 /// A fault to inject, for tests of what the server survives.

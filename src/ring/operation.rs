@@ -150,6 +150,32 @@ impl SendBatch {
         }
     }
 
+    /// Takes out the frames of which nothing has been sent; one that has begun stays.
+    pub fn take_unbegun(&mut self) -> Vec<Frame> {
+        match self {
+            Self::One { sent: 1.., .. } => Vec::new(),
+            Self::One { frame, sent: 0 } => {
+                vec![std::mem::replace(frame, Frame::Own(Vec::new()))]
+            }
+            Self::Many { frames, sent } => frames.split_off(usize::from(*sent > 0)),
+        }
+    }
+
+    /// Puts frames before all that have not begun.
+    pub fn insert(&mut self, frames: impl IntoIterator<Item = Frame>) {
+        let rest = self.take_unbegun();
+        let (mut all, sent) = match std::mem::replace(self, Self::many(Vec::new())) {
+            Self::One { frame, sent } => (vec![frame], sent),
+            Self::Many { frames, sent } => (frames, sent),
+        };
+        if sent == 0 {
+            all.clear();
+        }
+        all.extend(frames);
+        all.extend(rest);
+        *self = Self::Many { frames: all, sent };
+    }
+
     /// Notes that `count` more bytes went out.
     pub fn advance(&mut self, count: usize) {
         match self {
@@ -190,5 +216,49 @@ mod tests {
         assert_eq!((frames.len(), *sent), (2, 1));
         batch.advance(6);
         assert_eq!(batch.remaining(), 0);
+    }
+
+    fn bytes_of(batch: &SendBatch) -> Vec<u8> {
+        match batch {
+            SendBatch::One { frame, sent } => frame.bytes()[*sent..].to_vec(),
+            SendBatch::Many { frames, sent } => {
+                let all: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).collect();
+                all[*sent..].to_vec()
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_inserted_comes_behind_the_frame_that_has_begun() {
+        let own = |bytes: &[u8]| Frame::Own(bytes.to_vec());
+        let inserted = |sent: usize, mut batch: SendBatch| {
+            batch.advance(sent);
+            batch.insert([own(b"!"), own(b"?")]);
+            assert_eq!(batch.remaining(), bytes_of(&batch).len());
+            bytes_of(&batch)
+        };
+        let many = || SendBatch::many(vec![own(b"abc"), own(b"de")]);
+        assert_eq!(inserted(0, many()), b"!?abcde");
+        assert_eq!(inserted(2, many()), b"c!?de");
+        assert_eq!(inserted(3, many()), b"!?de");
+        assert_eq!(inserted(4, many()), b"e!?");
+        assert_eq!(inserted(0, SendBatch::one(own(b"abc"))), b"!?abc");
+        assert_eq!(inserted(1, SendBatch::one(own(b"abc"))), b"bc!?");
+    }
+
+    #[test]
+    fn the_frame_that_has_begun_stays() {
+        let own = |bytes: &[u8]| Frame::Own(bytes.to_vec());
+        for (sent, taken) in [(0, 2), (2, 1), (3, 1), (4, 0)] {
+            let mut batch = SendBatch::many(vec![own(b"abc"), own(b"de")]);
+            batch.advance(sent);
+            let all = bytes_of(&batch);
+            let rest = batch.take_unbegun();
+            assert_eq!(rest.len(), taken, "{sent}");
+            let rest = bytes_of(&SendBatch::many(rest));
+            assert_eq!([bytes_of(&batch), rest].concat(), all, "{sent}");
+        }
+        let mut one = SendBatch::one(own(b"abc"));
+        assert_eq!((one.take_unbegun().len(), one.remaining()), (1, 0));
     }
 }

@@ -31,6 +31,7 @@ impl<E: Environment> Shard<E> {
             Outcome::Received { result, lasts } => self.on_received(token, result, lasts),
             Outcome::Calmed(result) => self.on_calmed(token, result),
             Outcome::Sent(result, batch) => self.on_sent(token, result, batch),
+            Outcome::Unacknowledged(result) => self.on_unacknowledged(token, result),
             Outcome::Cut(result) => self.on_cut(token, result),
             Outcome::HalfClosed => self.on_half_closed(token),
             Outcome::HandedOver { to, result } => self.on_handed_over(token, to, result),

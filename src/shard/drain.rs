@@ -98,7 +98,19 @@ impl Drain {
             reason: CloseReason::Shutdown,
             code: self.order.close_code,
             text: "server shutdown",
-            patience: Deadlines::ticks(self.order.close_timeout_ms),
+        }
+    }
+
+    /// How long the answer to a Close is awaited, in ticks.
+    pub(super) fn close_patience(&self) -> u32 {
+        Deadlines::ticks(self.order.close_timeout_ms)
+    }
+
+    /// Until what is left is forced, in milliseconds.
+    pub(super) fn left_ms(&self, now: Now) -> u64 {
+        match self.forcing_since {
+            Some(_) => 0,
+            None => self.order.forcing_at_ms.saturating_sub(now.ms()),
         }
     }
 
@@ -197,7 +209,6 @@ impl<E: Environment> Shard<E> {
             connection.facts.note(Facts::DRAINED);
             total += 1;
             if connection.state == State::Handshake {
-                connection.facts.note(Facts::REFUSED_LATE);
                 connection.reason = Some(CloseReason::HandshakeRefused);
                 let refusal = RefusalReason::Draining.to_refusal(limits::RETRY_AFTER_MS);
                 self.refuse(token, &refusal, false);
@@ -336,6 +347,7 @@ impl<E: Environment> Shard<E> {
             }
             if let Some(token) = self.connections.token(drain.goodbye_next) {
                 self.say_goodbye(token, drain, false);
+                self.shorten_goodbye(token);
             }
             drain.goodbye_next += 1;
         }
@@ -356,6 +368,18 @@ impl<E: Environment> Shard<E> {
             }
         }
         true
+    }
+
+    /// There is no time for messages any more.
+    fn shorten_goodbye(&mut self, token: Token) {
+        let told = |c: &mut Connection| {
+            c.facts.has(Facts::DRAINED)
+                && c.facts.has(Facts::CLOSE_SENT)
+                && matches!(c.state, State::Closing | State::Flushing)
+        };
+        if self.connections.get_mut(token).is_some_and(told) {
+            self.leave_only_close(token);
+        }
     }
 
     /// Counts whoever is left when the shard ends: closing its ring cuts them.

@@ -40,9 +40,7 @@ impl<E: Environment> Shard<E> {
                 self.metrics.subscriptions.set(self.registry.len() as u64);
             }
             Effect::Close(code, reason) => {
-                let patience = self.settings.deadlines.close;
-                let goodbye =
-                    Goodbye { reason: CloseReason::Handler, code, text: &reason, patience };
+                let goodbye = Goodbye { reason: CloseReason::Handler, code, text: &reason };
                 self.begin_close(token, &goodbye);
             }
             // Only an upgrade can be refused, and `upgrade` has taken that out.

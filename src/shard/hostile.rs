@@ -88,6 +88,15 @@ impl Output {
         self.own = self.own.saturating_sub(bytes as u64);
     }
 
+    /// A connection holds so many bytes where it held `before`.
+    pub(super) fn change(&mut self, before: usize, after: usize) {
+        if after > before {
+            self.hold(after - before);
+        } else {
+            self.release(before - after);
+        }
+    }
+
     /// A publication is counted once, for as long as anybody waits for it.
     pub(super) fn publish(&mut self, frame: &Rc<Arc<[u8]>>) {
         self.published += frame.len() as u64;

@@ -18,6 +18,7 @@ mod hostile;
 mod on_accept;
 mod on_close;
 mod on_message;
+mod on_progress;
 mod on_receive;
 mod on_send;
 mod on_tick;
@@ -29,6 +30,7 @@ pub mod settings;
 mod staying;
 mod timers;
 mod unadmitted;
+mod unread;
 
 use std::collections::VecDeque;
 use std::io;
@@ -71,6 +73,7 @@ use settings::Settings;
 use staying::Staying;
 use timers::Timers;
 use unadmitted::Unadmitted;
+use unread::Unread;
 
 /// What a shard is made of besides its ring.
 pub struct Parts<E: Environment> {
@@ -129,6 +132,7 @@ pub struct Shard<E: Environment> {
     unadmitted: HashMap<FileSlot, Unadmitted, RandomState>,
     /// What had been read of connections that wait for a verdict.
     awaiting: HashMap<FileSlot, Vec<u8>, RandomState>,
+    unread: Unread,
     timers: Timers,
     /// Connections whose deadline has come.
     due: VecDeque<FileSlot>,
@@ -189,6 +193,7 @@ impl<E: Environment> Shard<E> {
             before_upgrade: HashMap::with_hasher(parts.hash.clone()),
             unadmitted: HashMap::with_hasher(parts.hash.clone()),
             awaiting: HashMap::with_hasher(parts.hash.clone()),
+            unread: Unread::new(parts.hash.clone()),
             timers: Timers::new(on_tick::tick_at(now, 0)),
             due: VecDeque::new(),
             sessions: Sessions::new(parts.server, parts.hash.clone()),

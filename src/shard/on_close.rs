@@ -22,8 +22,6 @@ pub(super) struct Goodbye<'a> {
     pub(super) code: u16,
     /// At most 123 bytes.
     pub(super) text: &'a str,
-    /// How long the answer is awaited, in ticks.
-    pub(super) patience: u32,
 }
 
 impl<E: Environment> Shard<E> {
@@ -49,7 +47,7 @@ impl<E: Environment> Shard<E> {
         connection.facts.note(Facts::CLOSE_SENT);
         self.let_go_of_session(token);
         self.send_close_after(last_words, token, goodbye.code, goodbye.text);
-        self.set_timer_in(token, goodbye.patience);
+        self.await_end(token);
     }
 
     /// The client broke the protocol: it is told, and what it still sends is discarded
@@ -85,10 +83,9 @@ impl<E: Environment> Shard<E> {
     /// The client does not read: what waits for it is dropped, it is told should it wake up,
     /// and cut should it not.
     pub(super) fn give_up_on_reader(&mut self, token: Token) {
-        self.drop_queue(token);
-        let patience = self.settings.deadlines.close;
         let reason = CloseReason::SlowConsumer;
-        self.begin_close(token, &Goodbye { reason, code: 1008, text: "slow consumer", patience });
+        self.begin_close(token, &Goodbye { reason, code: 1008, text: "slow consumer" });
+        self.leave_only_close(token);
     }
 
     fn send_close(&mut self, token: Token, code: u16, text: &str) {
@@ -109,7 +106,7 @@ impl<E: Environment> Shard<E> {
             return self.end_quietly(token);
         }
         connection.state = State::Flushing;
-        self.set_timer_in(token, self.settings.deadlines.close);
+        self.await_end(token);
     }
 
     /// As [`Self::flush_and_close`], but lets the client read everything first: our side is
@@ -118,11 +115,10 @@ impl<E: Environment> Shard<E> {
         self.let_go_of_session(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.state = State::Lingering;
-        let in_flight = connection.in_flight.has(InFlight::SEND);
-        self.set_timer_in(token, self.settings.deadlines.linger);
-        if !in_flight {
-            self.end_quietly(token);
+        if !connection.in_flight.has(InFlight::SEND) {
+            return self.end_quietly(token);
         }
+        self.await_end(token);
     }
 
     pub(super) fn on_half_closed(&mut self, token: Token) {
@@ -170,6 +166,7 @@ impl<E: Environment> Shard<E> {
             self.reset(token);
         }
         self.drop_unfinished(token);
+        self.drop_unread(token);
         self.note_taken(token);
         self.registry.leave(subscriptions);
         self.metrics.subscriptions.set(self.registry.len() as u64);
@@ -258,9 +255,8 @@ impl<E: Environment> Shard<E> {
     fn drop_queue(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         if let Some(queue) = connection.outbound.take() {
-            let queued = &self.metrics.queued_bytes;
-            queued.set(queued.get().saturating_sub(queue.bytes() as u64));
             self.output.release(queue.held_bytes());
+            self.count_queued(queue.bytes(), 0);
         }
     }
 }
@@ -268,7 +264,7 @@ impl<E: Environment> Shard<E> {
 /// What became of a connection that was there when the drain began.
 pub(super) fn outcome(connection: &Connection, reason: CloseReason) -> DrainOutcome {
     let facts = connection.facts;
-    if facts.has(Facts::REFUSED_LATE) || !facts.has(Facts::OPENED) {
+    if !facts.has(Facts::OPENED) {
         return DrainOutcome::RefusedLate;
     }
     if facts.has(Facts::ACKNOWLEDGED) {

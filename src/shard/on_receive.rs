@@ -56,7 +56,7 @@ pub(super) enum Listen {
 }
 
 /// Where frames are.
-enum Frames<'a> {
+pub(super) enum Frames<'a> {
     /// In a buffer of the ring, behind so many bytes of something else.
     Received(&'a Received, usize),
     /// In memory that was kept while the connection waited.
@@ -66,7 +66,11 @@ enum Frames<'a> {
 /// What a chunk of frames led to, beside the effects.
 enum Ended {
     No,
-    Closed { code: Option<u16> },
+    /// The replies are as many as may wait; the rest of the chunk is kept.
+    Paused,
+    Closed {
+        code: Option<u16>,
+    },
     Violated(Violation),
 }
 
@@ -103,6 +107,7 @@ impl<E: Environment> Shard<E> {
                 self.listen_again(token, listen);
             }
             _ if ending => {}
+            Ok(None) if self.unread.end(token) => {}
             Ok(None) => self.on_end_of_stream(token),
             Err(Errno(libc::ENOBUFS)) => {
                 self.metrics.buffers_starved.add(1);
@@ -186,9 +191,12 @@ impl<E: Environment> Shard<E> {
     pub(super) fn listen_again(&mut self, token: Token, listen: Listen) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         if connection.in_flight.has(InFlight::LASTING)
-            && connection.queued_bytes() > limits::READ_PAUSE_BYTES
+            && connection.held_bytes() > limits::READ_PAUSE_BYTES
         {
             return self.calm(token);
+        }
+        if self.unread.has(token) {
+            return self.read_on(token);
         }
         if !self.may_listen(token) {
             return;
@@ -220,10 +228,11 @@ impl<E: Environment> Shard<E> {
                 | State::Leaving
                 | State::Arriving
         );
-        !armed && reads && connection.queued_bytes() <= limits::READ_PAUSE_BYTES
+        let wanted = connection.held_bytes() <= limits::READ_PAUSE_BYTES;
+        !armed && reads && wanted && !self.unread.has(token)
     }
 
-    fn on_end_of_stream(&mut self, token: Token) {
+    pub(super) fn on_end_of_stream(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         // A client may end its side and still read: what is on its way to it goes out first.
         let sending = connection.in_flight.has(InFlight::SEND);
@@ -281,6 +290,7 @@ impl<E: Environment> Shard<E> {
     /// What had been read of a connection that had to wait for its admission.
     pub(super) fn on_kept_head(&mut self, token: Token, kept: Vec<u8>) {
         if let Some((len, mut head)) = self.on_more_head(token, kept, HeadScanner::default()) {
+            self.metrics.bytes_received.add((head.len() - len) as u64);
             self.on_frames(token, Frames::Kept(&mut head[len..]));
             self.recycle(head);
         }
@@ -374,18 +384,29 @@ impl<E: Environment> Shard<E> {
         self.set_open_timer(token);
     }
 
-    fn on_frames(&mut self, token: Token, frames: Frames<'_>) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
+    pub(super) fn on_frames(&mut self, token: Token, frames: Frames<'_>) {
         let bytes = match frames {
-            Frames::Received(received, skip) => &mut self.ring.bytes(received)[skip..],
+            Frames::Received(received, skip) => {
+                let bytes = &mut self.ring.bytes(received)[skip..];
+                self.metrics.bytes_received.add(bytes.len() as u64);
+                if self.unread.has(token) {
+                    self.output.hold(bytes.len());
+                    return self.unread.push(token, bytes);
+                }
+                bytes
+            }
             Frames::Kept(bytes) => bytes,
         };
+        let Some(connection) = self.connections.get_mut(token) else { return };
         if bytes.is_empty() {
             return;
         }
-        self.metrics.bytes_received.add(bytes.len() as u64);
         let is_open = connection.state == State::Open;
         connection.facts.forget(Facts::AWAITING_PONG);
+        // Pongs go before the messages that wait.
+        let pass = connection.has_to_send();
+        let mut passing = Vec::new();
+        let room = limits::READ_PAUSE_BYTES.saturating_sub(connection.held_bytes());
         let rules =
             Rules { role: Role::Server, max_message_bytes: self.settings.max_message_bytes };
         let handler = &mut self.routes[usize::from(connection.route)].1;
@@ -408,7 +429,7 @@ impl<E: Environment> Shard<E> {
                 // After our own Close nothing more may be sent (RFC 6455 5.5.1).
                 Ok(Some(_)) if !is_open => {}
                 Ok(Some(Event::Ping(payload))) => {
-                    pongs.answer(payload, &mut effects.bytes);
+                    pongs.answer(payload, if pass { &mut passing } else { &mut effects.bytes });
                 }
                 Ok(Some(Event::Text(text))) => {
                     messages += 1;
@@ -419,6 +440,13 @@ impl<E: Environment> Shard<E> {
                     handler.receive(Inbound::Binary(bytes), effects);
                 }
             }
+            if effects.bytes.len() > room {
+                break Ended::Paused;
+            }
+        };
+        let rest = match ended {
+            Ended::Paused => incoming.rest().to_vec(),
+            Ended::No | Ended::Closed { .. } | Ended::Violated(_) => Vec::new(),
         };
         connection.messages = connection.messages.saturating_add(messages);
         self.metrics.messages_received.add(u64::from(messages));
@@ -426,33 +454,32 @@ impl<E: Environment> Shard<E> {
             self.count_compression();
         }
         self.apply_effects(token);
-        self.send_pongs(token, &pongs);
+        self.send_pongs(token, &pongs, passing);
+        if !rest.is_empty() {
+            self.keep_unread(token, &rest);
+        }
         self.note_unfinished(token, unfinished);
         self.note_pings(token, pongs.pings());
         self.look_at_output();
         match ended {
-            Ended::No => {}
+            Ended::No | Ended::Paused => {}
             Ended::Closed { code } => self.on_peer_close(token, code),
             Ended::Violated(violation) => self.fail(token, violation),
         }
     }
 
-    /// Behind the replies of a chunk: the pong for its latest ping, if that has none yet.
-    fn send_pongs(&mut self, token: Token, pongs: &Pongs) {
+    /// The pongs of a chunk that are not among its replies: those before messages that wait, and
+    /// that for its latest ping, if that has none yet.
+    fn send_pongs(&mut self, token: Token, pongs: &Pongs, passing: Vec<u8>) {
+        if !passing.is_empty() {
+            self.send_control(token, Frame::Own(passing));
+        }
+        if let Some(pong) = pongs.latest() {
+            self.send_latest_pong(token, Frame::Own(pong));
+        }
         let Some(connection) = self.connections.get_mut(token) else { return };
         if let Some(queue) = &mut connection.outbound {
             queue.pongs += pongs.answered();
-        }
-        let Some(pong) = pongs.latest().map(Frame::Own) else { return };
-        let Some(queue) = &mut connection.outbound else { return self.send(token, pong) };
-        let (len, held) = (pong.len() as u64, pong.held_bytes());
-        let earlier = queue.set_pong(pong);
-        self.metrics.queued_bytes.add(len);
-        self.output.hold(held);
-        if let Some(earlier) = earlier {
-            let queued = &self.metrics.queued_bytes;
-            queued.set(queued.get().saturating_sub(earlier.len() as u64));
-            self.output.release(earlier.held_bytes());
         }
     }
 

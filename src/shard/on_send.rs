@@ -12,24 +12,44 @@ use crate::ring::{Errno, Frame, Operation, Ring, SendBatch, Token};
 impl<E: Environment> Shard<E> {
     /// Sends a frame, now or behind what is on its way already.
     pub(super) fn send(&mut self, token: Token, frame: Frame) {
+        self.send_or_queue(token, frame, Outbound::push);
+    }
+
+    /// Sends a ping, or pongs, before all messages that have not begun.
+    pub(super) fn send_control(&mut self, token: Token, frame: Frame) {
+        self.send_or_queue(token, frame, Outbound::push_control);
+    }
+
+    /// The same with the pong for the latest ping, in place of one that waits.
+    pub(super) fn send_latest_pong(&mut self, token: Token, pong: Frame) {
+        self.send_or_queue(token, pong, Outbound::set_pong);
+    }
+
+    fn send_or_queue(&mut self, token: Token, frame: Frame, queue_up: fn(&mut Outbound, Frame)) {
         let tick = self.tick;
         let held = frame.held_bytes();
         if held > limits::SEND_AT_ONCE_BYTES {
             self.note_waiting(token);
         }
         let Some(connection) = self.connections.get_mut(token) else { return };
-        self.output.hold(held);
         if !connection.in_flight.has(InFlight::SEND) {
             connection.in_flight.begin(InFlight::SEND);
+            if let Some(watched) = &mut connection.outbound {
+                watched.progress.begin_patience(tick);
+            }
+            self.output.hold(held);
             self.ring.start(Operation::Send(token, SendBatch::one(frame)));
             return;
         }
         let begins = connection.outbound.is_none();
         let queue = connection.outbound.get_or_insert_with(|| Box::new(Outbound::new(tick)));
-        self.metrics.queued_bytes.add(frame.len() as u64);
-        queue.push(frame);
+        let (bytes, held) = (queue.bytes(), queue.held_bytes());
+        queue_up(queue, frame);
+        let (bytes_after, held_after) = (queue.bytes(), queue.held_bytes());
+        let open = connection.state == State::Open;
+        self.output.change(held, held_after);
+        self.count_queued(bytes, bytes_after);
         if begins {
-            let open = connection.state == State::Open;
             self.note_waiting(token);
             if open {
                 self.set_open_timer(token);
@@ -44,8 +64,8 @@ impl<E: Environment> Shard<E> {
         mut batch: SendBatch,
     ) {
         let tick = self.tick;
-        let held = batch.held_bytes();
-        self.output.release(held);
+        self.output.release(batch.held_bytes());
+        let room = self.room_before_close(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.in_flight.end(InFlight::SEND);
         if connection.state == State::Ending {
@@ -54,51 +74,62 @@ impl<E: Environment> Shard<E> {
         let Ok(sent) = result else { return self.on_send_failed(token) };
         self.metrics.bytes_sent.add(sent as u64);
         batch.advance(sent);
-        let mut next = None;
-        let begins = batch.remaining() > 0 && connection.outbound.is_none();
+        let mut unfinished = None;
+        let mut begins = false;
         if batch.remaining() > 0 {
             // A queue also if nothing else waits: its progress is what a stuck reader is known by.
+            begins = connection.outbound.is_none();
             connection.outbound.get_or_insert_with(|| Box::new(Outbound::new(tick)));
-            self.output.hold(batch.held_bytes());
-            next = Some(batch);
+            unfinished = Some(batch);
         } else if let SendBatch::One { frame: Frame::Own(bytes), .. } = batch {
             recycle(&mut self.spare, bytes);
         }
-        if let Some(queue) = connection.outbound.as_mut() {
-            queue.progress_tick = tick;
-            if next.is_none() {
-                next = queue.take();
-                let taken = next.as_ref().map_or(0, SendBatch::remaining) as u64;
-                let queued = &self.metrics.queued_bytes;
-                queued.set(queued.get().saturating_sub(taken));
-            }
-        }
+        let Some(queue) = &mut connection.outbound else { return self.on_all_sent(token) };
+        queue.progress.hand(sent);
+        let (bytes, held) = (queue.bytes(), queue.held_bytes());
+        let next = queue.next(unfinished, room);
+        let (bytes_after, held_after) = (queue.bytes(), queue.held_bytes());
+        self.output.change(held, held_after);
+        self.count_queued(bytes, bytes_after);
         match next {
             Some(batch) => {
-                // More waits, so room came only because the client takes what it is sent: a
-                // sign of life, also if its pong is stuck behind a long reply.
-                connection.heard_tick = tick;
-                connection.facts.forget(Facts::AWAITING_PONG);
-                connection.in_flight.begin(InFlight::SEND);
-                let open = connection.state == State::Open;
-                self.ring.start(Operation::Send(token, batch));
-                if begins {
-                    self.note_waiting(token);
-                    if open {
-                        self.set_open_timer(token);
-                    }
-                }
+                self.output.hold(batch.held_bytes());
+                self.go_on_sending(token, batch, begins);
             }
-            None => {
-                connection.outbound = None;
-                self.note_taken(token);
-                self.on_all_sent(token);
-            }
+            None => self.on_all_sent(token),
         }
     }
 
-    fn on_all_sent(&mut self, token: Token) {
+    fn go_on_sending(&mut self, token: Token, batch: SendBatch, begins: bool) {
         let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.in_flight.begin(InFlight::SEND);
+        let open = connection.state == State::Open;
+        let held = batch.held_bytes();
+        self.ring.start(Operation::Send(token, batch));
+        if begins {
+            self.note_waiting(token);
+            if open {
+                self.set_open_timer(token);
+            }
+        }
+        // Reading may have been paused while more waited.
+        self.read_on_beside(token, held);
+    }
+
+    /// What waits for a connection has changed from so many bytes to so many.
+    pub(super) fn count_queued(&self, before: usize, after: usize) {
+        let queued = &self.metrics.queued_bytes;
+        queued.set((queued.get() + after as u64).saturating_sub(before as u64));
+    }
+
+    /// The kernel has everything. How far the client is with it goes on mattering if its end, or
+    /// its pong, is awaited.
+    fn on_all_sent(&mut self, token: Token) {
+        self.note_taken(token);
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if connection.state == State::Open && !connection.facts.has(Facts::AWAITING_PONG) {
+            connection.stop_watching();
+        }
         match connection.state {
             State::Flushing => self.end_quietly(token),
             State::Lingering => {

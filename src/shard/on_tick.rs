@@ -106,9 +106,17 @@ impl<E: Environment> Shard<E> {
     }
 
     fn on_deadline(&mut self, token: Token) {
+        let limits = self.deadlines_of(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
-        match deadline::due(connection, self.tick, &self.settings.deadlines) {
+        let due = deadline::due(connection, self.tick, &limits);
+        self.meet(token, due);
+    }
+
+    /// Does what is due.
+    pub(super) fn meet(&mut self, token: Token, due: Due) {
+        match due {
             Due::Never => {}
+            Due::Ask => self.ask_progress(token),
             Due::Later(tick) => self.timers.set(&mut self.connections, token.slot, tick),
             Due::Ping(next) => self.ping(token, next),
             Due::Calm(next) => {
@@ -130,7 +138,7 @@ impl<E: Environment> Shard<E> {
         frame::encode(OpCode::Control(Control::Ping), &[], &mut bytes);
         self.metrics.pings_sent.add(1);
         self.timers.set(&mut self.connections, token.slot, next);
-        self.send(token, Frame::Own(bytes));
+        self.send_control(token, Frame::Own(bytes));
     }
 
     /// Sets the timer of an open connection to whatever it needs next.

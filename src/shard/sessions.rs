@@ -163,7 +163,6 @@ impl<E: Environment> Shard<E> {
             reason: CloseReason::SessionTaken,
             code: TAKEN_CODE,
             text: "session taken over by a newer connection",
-            patience: self.settings.deadlines.close,
         };
         self.begin_close(token, &goodbye);
     }

@@ -7,6 +7,7 @@ use crate::client_address::TrustedProxies;
 use crate::client_address::forwarded::ForwardedHeader;
 use crate::config::{Config, ProxyProtocol};
 use crate::connection::deadline::Deadlines;
+use crate::connection::progress::Floor;
 use crate::http::origin::{AllowedOrigins, InvalidOrigin};
 use crate::http::upgrade::UpgradeRules;
 use crate::limits;
@@ -85,6 +86,7 @@ impl Settings {
                 pong_timeout: ticks(config.keepalive.timeout_ms),
                 close: ticks(config.shutdown.close_timeout_ms),
                 write: ticks(config.server.write_timeout_ms),
+                floor: Floor(config.delivery.min_bytes_per_second),
                 message: match config.server.message_timeout_ms {
                     0 => 0,
                     ms => ticks(ms),

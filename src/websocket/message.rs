@@ -108,6 +108,11 @@ impl<'a> Incoming<'a> {
         }
     }
 
+    /// The frames of the chunk behind what [`next`](Self::next) has given, as they came.
+    pub fn rest(&self) -> &[u8] {
+        &self.input[self.position..]
+    }
+
     #[inline]
     fn advance(&mut self) -> Result<Option<Ready>, Violation> {
         loop {

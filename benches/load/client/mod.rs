@@ -164,6 +164,7 @@ impl<S: Scenario> Client<S> {
             Outcome::Calmed(_)
             | Outcome::Accepted(_)
             | Outcome::HalfClosed
+            | Outcome::Unacknowledged(_)
             | Outcome::HandedOver { .. }
             | Outcome::HandedHere { .. }
             | Outcome::Ticked { .. }
