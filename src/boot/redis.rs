@@ -58,14 +58,18 @@ pub(super) fn start(
     let store = Store::new(connector.clone(), asker);
     let no_thread = |error| NotStarted::lacking("Redis thread", &error);
     threads.add(
-        flush::start(Arc::clone(state), connector.clone(), identity, interval_ms).map_err(no_thread)?,
+        flush::start(Arc::clone(state), connector.clone(), identity, interval_ms)
+            .map_err(no_thread)?,
     );
     threads.add(
-        publish::start(Arc::clone(state), connector.clone(), topic.clone(), life).map_err(no_thread)?,
+        publish::start(Arc::clone(state), connector.clone(), topic.clone(), life)
+            .map_err(no_thread)?,
     );
     let publisher = publisher.clone();
-    threads
-        .add(subscribe::start(Arc::clone(state), publisher, connector, topic, life).map_err(no_thread)?);
+    threads.add(
+        subscribe::start(Arc::clone(state), publisher, connector, topic, life)
+            .map_err(no_thread)?,
+    );
     Ok(Some(store))
 }
 

@@ -38,6 +38,7 @@ pub(super) fn advice(text: &str, offset: usize) -> Option<String> {
         Rule::Address
         | Rule::LogFormat
         | Rule::ProxyProtocol
+        | Rule::HeaderName
         | Rule::Secret { .. }
         | Rule::Path
         | Rule::RedisUrl

@@ -271,6 +271,12 @@ impl Kernel {
             Operation::Send(token, batch) => {
                 self.arm(ring, token, Waiting::Send { batch, done: 0 });
             }
+            Operation::Unacknowledged(token) => {
+                if let Some(socket) = self.socket_of(ring, token) {
+                    let bytes = self.sockets[socket].to_client.len() as u32;
+                    self.complete(ring, token, Outcome::Unacknowledged(Ok(bytes)));
+                }
+            }
             Operation::Calm(token) => self.calm(ring, token),
             Operation::Cut(token) => self.cut(ring, token),
             Operation::HalfClose(token) => {
@@ -581,11 +587,10 @@ impl Kernel {
         let bytes = bytes_of(batch);
         let room = socket.room.saturating_sub(socket.to_client.len());
         let len = if broken { 0 } else { room.min(bytes.len() - *done) };
+        let len = if short { len.div_ceil(2) } else { len };
         socket.to_client.extend(&bytes[*done..*done + len]);
         *done += len;
-        let all = *done == bytes.len();
-        let is_over = all || broken || (short && *done > 0);
-        if !is_over {
+        if *done == 0 && !broken && !bytes.is_empty() {
             return false;
         }
         let sent = *done;
