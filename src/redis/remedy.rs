@@ -3,9 +3,9 @@
 
 use super::reason::Reason;
 
-/// Commands that a user of an ACL needs, for counts, publications and sessions. HELLO needs no
+/// Commands that a user of an ACL needs, as a shell takes them, for counts, publications and sessions. HELLO needs no
 /// right; ROLE is for a Redis in front of which something does not let HELLO through.
-const COMMANDS: &str = "+eval +evalsha +script|load +exists +set +incr +pexpire +del +hget +hmget \
+const COMMANDS: &str = "+eval +evalsha '+script|load' +exists +set +incr +pexpire +del +hget +hmget \
                         +hset +hdel +sadd +srem +smembers +publish +subscribe +unsubscribe \
                         +punsubscribe +ping +select +role";
 
@@ -79,5 +79,12 @@ mod tests {
         }
         let said = acl("tidegate", "{tidegate:default}");
         assert!(said.contains("'~{tidegate:default}:*' '&{tidegate:default}:*' +eval"), "{said}");
+    }
+
+    #[test]
+    fn the_guide_has_the_same_command() {
+        let guide = include_str!("../../docs/operating.md").replace('\\', " ");
+        let guide = guide.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(guide.contains(&acl("USER", "{tidegate:default}")), "{}", acl("USER", ""));
     }
 }
