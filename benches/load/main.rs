@@ -42,6 +42,7 @@ mod tun;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tidegate::escape;
 
 use crate::arguments::{Arguments, Command};
 use crate::plan::Refused;
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => NOT_AS_WANTED.into(),
         Err(refused) => {
-            eprintln!("tidegate-load: {refused}");
+            eprintln!("tidegate-load: {}", escape::lines(&refused));
             match refused {
                 Refused::Usage(_) => WRONG_USAGE.into(),
                 Refused::Unavailable(_) => NO_IO_URING.into(),
@@ -87,7 +88,8 @@ fn run(command: &mut Command) -> Result<Report, Refused> {
     }
 }
 
-/// Prints the report, and writes the page if one is wanted; true if all was as wanted.
+/// Prints the report, and writes the page if one is wanted; true if all was as wanted. What a server
+/// has put into it is escaped: a terminal obeys nothing in it.
 fn show(command: &Command, report: Report) -> Result<bool, Refused> {
     let (file, json) = match command {
         Command::Flood(flood) => (&flood.report, flood.json),
@@ -97,9 +99,9 @@ fn show(command: &Command, report: Report) -> Result<bool, Refused> {
         page::write(file, command.name(), &report)?;
     }
     if json {
-        println!("{}", report.json());
+        println!("{}", escape::json(report.json()));
     } else {
-        print!("{}", report.table());
+        print!("{}", escape::lines(report.table()));
     }
     Ok(report.is_good())
 }

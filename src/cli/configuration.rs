@@ -11,7 +11,7 @@ use tidegate::config::{Config, ShownValue, Sources};
 use tidegate::memory_plan::{MemoryPlan, Use};
 
 use super::options::ServerOptions;
-use super::{print, refused, say};
+use super::{print, print_json, refused, say};
 
 /// Says everything that is wrong with `file`, or `ok`.
 pub(super) fn check(file: PathBuf) -> ExitCode {
@@ -28,7 +28,7 @@ pub(super) fn check(file: PathBuf) -> ExitCode {
 /// Shows the values in force with the source of each.
 pub(super) fn show(options: ServerOptions, as_json: bool) -> ExitCode {
     match Config::load(options.into_sources()) {
-        Ok(config) if as_json => print(&object(&config)),
+        Ok(config) if as_json => print_json(object(&config)),
         Ok(config) => {
             warn(&config);
             print(&(table(&config.shown()) + &memory(&config)))

@@ -10,7 +10,7 @@ use tidegate::exit_code;
 use tidegate::ring::probe;
 
 use super::options::ServerOptions;
-use super::{fail, print, refused};
+use super::{fail, print, print_json, refused};
 
 /// Its flags: the question, and those of the server that is to hold the connections.
 #[derive(Debug, Args)]
@@ -46,7 +46,10 @@ pub(super) fn run(options: DoctorOptions) -> ExitCode {
     };
     let machine = Machine::read(Path::new("/"), process, config.admission.max_memory_bytes);
     let report = doctor::examine(&machine, Question { connections, config: &config });
-    let printed = print(&if json { doctor::json(&report) } else { doctor::text(&report) });
+    let printed = match json {
+        true => print_json(doctor::json(&report)),
+        false => print(&doctor::text(&report)),
+    };
     if printed != ExitCode::SUCCESS {
         return printed;
     }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use tidegate::config::{Config, ConfigErrors, Sources, shown_name};
-use tidegate::exit_code;
+use tidegate::{escape, exit_code};
 
 use doctor::DoctorOptions;
 use options::ServerOptions;
@@ -178,10 +178,21 @@ fn refused(errors: &ConfigErrors) -> ExitCode {
     )
 }
 
-/// Prints to standard output. A reader that has had enough (`| head`) is no failure.
+/// Prints text of several lines to standard output. Whatever a server, a file or the environment
+/// has put into it, a terminal shows it and obeys nothing in it.
 fn print(text: &str) -> ExitCode {
+    write_out(escape::lines(text))
+}
+
+/// Prints JSON to standard output, escaped likewise; it means the same to who parses it.
+fn print_json(json: impl Display) -> ExitCode {
+    write_out(escape::json(json))
+}
+
+/// Writes to standard output. A reader that has had enough (`| head`) is no failure.
+fn write_out(text: impl Display) -> ExitCode {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match write!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             fail(exit_code::PANICKED, format_args!("standard output: {error}"))
         }
@@ -195,7 +206,8 @@ pub(crate) fn fail(code: u8, message: impl Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Prints a line to standard error; unlike `eprintln!` it survives a closed one.
+/// Prints lines to standard error, escaped as by [`print`]; unlike `eprintln!` it survives a closed
+/// one.
 fn say(message: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{message}");
+    let _ = writeln!(io::stderr().lock(), "{}", escape::lines(message));
 }

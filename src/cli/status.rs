@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
+use tidegate::escape;
 
 use super::admin_client::{AdminClient, AdminOptions, Trouble};
 use super::duration::shown;
-use super::{print, say};
+use super::{print, print_json, say};
 
 /// How often a live view looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -29,7 +30,7 @@ pub(super) fn run(options: &AdminOptions, watch: bool, json: bool) -> ExitCode {
         };
     }
     match look(&client) {
-        Ok(status) if json => print(&format!("{status:#}\n")),
+        Ok(status) if json => print_json(format_args!("{status:#}\n")),
         Ok(status) => print(&lines(&status)),
         Err(trouble) => trouble.report(),
     }
@@ -86,9 +87,9 @@ impl View {
 
     fn show(&mut self, status: &Value) {
         let text = match (self.json, self.redraws) {
-            (true, _) => format!("{status}\n"),
-            (false, true) => lines(status),
-            (false, false) => format!("{}\n", headline(status)),
+            (true, _) => escape::json(format_args!("{status}\n")).to_string(),
+            (false, true) => escape::lines(lines(status)).to_string(),
+            (false, false) => escape::lines(format_args!("{}\n", headline(status))).to_string(),
         };
         if text == self.last {
             return;
