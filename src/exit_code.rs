@@ -28,6 +28,13 @@ pub const REPORT_LOST: u8 = 73;
 /// (`EX_IOERR`); the report names it.
 pub const RESOURCE: u8 = 74;
 
+/// What a subcommand prints could not be written (`EX_IOERR`): a full disk, for instance.
+pub const OUTPUT: u8 = 74;
+
+/// The reader of a subcommand that goes on (`status --watch`, `drain --wait`) has gone before its
+/// end: 128 and SIGPIPE, as of a program that the signal ends.
+pub const READER_GONE: u8 = 141;
+
 /// A second signal, or `DELETE /api/v1/shutdown/shutdown`, cut the drain short
 /// (`EX_TEMPFAIL`).
 pub const FORCED: u8 = 75;

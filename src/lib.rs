@@ -26,6 +26,7 @@ pub mod handler;
 pub mod http;
 mod likeness;
 pub mod limits;
+mod log;
 pub mod memory_plan;
 pub mod mesh;
 pub mod metrics;

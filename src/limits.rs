@@ -413,6 +413,53 @@ pub const REPORT_FILE_MS: u64 = 2_000;
 
 /// What it may take in any case, also when the deadline has passed.
 pub const REPORT_FILE_LEAST_MS: u64 = 250;
+/// Lines of the log that wait for the thread that writes them, and their bytes together: what a
+/// thousand connections say at debug level when they all end at once. A reader of the log that
+/// stands still costs this much memory and no more.
+pub const LOG_LINES: usize = 4_096;
+/// See [`LOG_LINES`].
+pub const LOG_BYTES: usize = 1 << 20;
+
+/// Places in the queue of the log beside [`LOG_LINES`] for the last lines of the process, which
+/// say why it ends: a few of each server in it.
+pub const LOG_RESERVED_LINES: usize = 64;
+
+/// How long the end of the process waits for a log that nobody reads, in milliseconds.
+pub const LOG_FLUSH_MS: u64 = 200;
+
+/// How long it waits for the thread that writes the log although standard error would take more,
+/// in milliseconds: on a busy machine a thread can want for a core for some hundred.
+pub const LOG_WRITER_MS: u64 = 1_000;
+
+/// How long the first refusal after a quiet time waits for more before the log counts them in a
+/// line, in milliseconds, and how far lines about refusals are apart from then on.
+pub const REFUSALS_FIRST_LINE_MS: u64 = 1_000;
+/// See [`REFUSALS_FIRST_LINE_MS`].
+pub const REFUSALS_LINE_MS: u64 = 10_000;
+
+/// How much later than its deadline a shutdown is ended from outside by the thread that keeps the
+/// deadline, in milliseconds: what the coordinator takes, on a machine that is busy, to give up, to
+/// wait a bounded time for threads and log, and to say its last words.
+pub const OVERDUE_MS: u64 = 1_000;
+
+/// How long a second signal leaves a server whose coordinator may stand still, in milliseconds:
+/// what forcing and the hurried stages behind it take together.
+pub const SECOND_SIGNAL_MS: u64 = 5_000;
+
+/// Signals that wait for the coordinator: more of them say nothing new.
+pub const WAITING_SIGNALS: usize = 16;
+
+/// How long the last line may take to be written, when the deadline has passed, in milliseconds.
+pub const LAST_LINE_MS: u64 = 200;
+
+/// How long the end waits for shards that have been told to end, in milliseconds.
+pub const END_SHARDS_MS: u64 = 500;
+
+/// How long the end waits for the admin listener to hear that it is to stop, and, once it has, for
+/// answers that are being made, in milliseconds.
+pub const END_ADMIN_MS: u64 = 1_000;
+/// See [`END_ADMIN_MS`].
+pub const END_ANSWERS_MS: u64 = 100;
 
 const _: () = {
     assert!(HOOK_LAST_WORDS_BYTES as u64 * RESOURCES as u64 * 3 < REPORT_FILE_BYTES);

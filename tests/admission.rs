@@ -183,6 +183,26 @@ fn shards_share_the_global_rate_and_the_capacity() {
     attempts.check_refusals(503, "server is full");
 }
 
+/// A line for a flood, not one for each and not none.
+#[test]
+fn refused_connections_are_counted_in_a_line() {
+    let settings = ["server.shards=2", "admission.max_connections_per_ip=5"];
+    let mut server = Server::start(&settings);
+    let attempts = Attempts::make(&server, HERE, 105);
+    assert_eq!(attempts.admitted.len(), 5);
+    let line = server.wait_for_log("connections were refused");
+    assert_eq!(line["level"], "WARN", "{line}");
+    let of_first = line["refused"].as_u64().unwrap();
+    assert_eq!(line["reasons"], format!("per_ip_concurrent {of_first}"), "{line}");
+    drop(attempts);
+    server.drain();
+    server.last_line();
+    let counted = server.log().into_iter().filter(|line| line["refused"].is_u64());
+    let counts: Vec<u64> = counted.map(|line| line["refused"].as_u64().unwrap()).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 100, "every one is in a line: {counts:?}");
+    assert!(counts.len() < 10, "{counts:?}");
+}
+
 #[test]
 fn a_source_may_hold_so_many_connections_and_no_more() {
     let server = Server::start(&["server.shards=1", "admission.max_connections_per_ip=5"]);

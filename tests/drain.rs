@@ -243,7 +243,7 @@ fn before_the_drain_the_server_still_lets_clients_in() {
     ]);
     let early = Client::connect(server.clients, "/echo");
     server.signal(Signal::TERM);
-    server.wait_for_log("shutdown initiated");
+    server.wait_for_log("Starting graceful shutdown process");
     let late = Client::connect(server.clients, "/echo");
     for mut client in [early, late] {
         notice(&mut client);
@@ -306,7 +306,6 @@ fn the_log_tells_the_sequence_in_order() {
     for expected in [
         "Received signal 15, initiating graceful shutdown...",
         "Shutdown signal received, initiating graceful shutdown",
-        "shutdown initiated",
         "Starting graceful shutdown process...",
         "Server received shutdown signal, stopping to accept new connections",
         "Server stopped accepting new connections, starting cleanup",

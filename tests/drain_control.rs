@@ -208,7 +208,7 @@ fn each_cause_has_its_profile() {
         }
         let (_, last_words) = server.ended();
         check_sum(&server, &last_words);
-        assert_eq!(server.wait_for_log("shutdown initiated")["cause"], cause);
+        assert_eq!(server.wait_for_log("Starting graceful shutdown process")["cause"], cause);
     }
 }
 

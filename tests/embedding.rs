@@ -87,6 +87,39 @@ fn the_example_runs() {
     example::main().unwrap();
 }
 
+/// The coordinator of a server stands still for longer than anybody waits.
+fn hang_coordinator(server: &Handle) {
+    let fault = json!({ "thread": "coordinator", "fault": "stall", "ms": 6_000 });
+    http::post(server.admin(), "/api/v1/debug/fault", &fault);
+}
+
+#[test]
+fn a_program_whose_server_hangs_is_told_and_goes_on() {
+    let _alone = alone_in_the_process();
+    let mut config = config();
+    config.debug.fault_injection = true;
+    config.shutdown.force_timeout_ms = 500;
+    let server = Server::new(config).handler("/reverse", || Reverse).start().unwrap();
+    let _client = client(&server);
+    hang_coordinator(&server);
+    let asked = Instant::now();
+    std::thread::scope(|scope| {
+        // Who waits without a bound hears it too.
+        let waiting = scope.spawn(|| server.wait().unwrap_err().report);
+        let unfinished = server.shutdown(Duration::from_millis(500)).unwrap_err();
+        assert!(unfinished.to_string().contains("the server"), "{unfinished}");
+        let report = waiting.join().unwrap();
+        assert_eq!(
+            (report.exit_code, &report.not_done[..]),
+            (Some(70), &["coordinator".to_owned()][..])
+        );
+    });
+    assert!(asked.elapsed() < Duration::from_secs(5), "before the coordinator comes round");
+    drop(server);
+    assert!(asked.elapsed() < Duration::from_secs(5), "dropping it waits no longer");
+    eventually("its threads end once the coordinator comes round", || threads().is_empty());
+}
+
 /// S3.6, S3.10 to S3.12, S1.13, S4.10, S4.75: servers one after the other, and two at once, leave
 /// no thread, no descriptor and no port behind.
 #[test]

@@ -407,6 +407,13 @@ fn tls_is_spoken_with_whom_the_system_trusts_and_with_nobody_else() {
     eventually("it is not trusted", || is(&wary, "unavailable"));
     let said = wary.log().into_iter().find(|event| event["reason"] == "unreachable").unwrap();
     assert!(text(&said, "error").contains("certificate"), "{said}");
+    // Set and empty is not set: the system is trusted as before, and not a file without a name.
+    let mut empty = command(&settings);
+    empty.env("SSL_CERT_FILE", "");
+    let empty = Server::from_command(empty);
+    eventually("it is not trusted either", || is(&empty, "unavailable"));
+    let again = empty.log().into_iter().find(|event| event["reason"] == "unreachable").unwrap();
+    assert_eq!(again["error"], said["error"]);
 }
 
 #[test]

@@ -366,7 +366,7 @@ fn work<W: Worker>(
     if let Some(core) = core
         && !affinity::pin_to_core(core)
     {
-        eprintln!("tidegate-load: cannot pin a thread to core {core}; it runs unpinned");
+        crate::say(&format!("cannot pin a thread to core {core}; it runs unpinned"));
     }
     if let Some(thread) = cpu::this_task() {
         let _ = counters.thread.set(thread);

@@ -39,10 +39,12 @@ mod target;
 mod tests;
 mod tun;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tidegate::escape;
+use tidegate::sys::standard_stream::StandardStream;
+use tidegate::{escape, exit_code};
 
 use crate::arguments::{Arguments, Command};
 use crate::plan::Refused;
@@ -56,19 +58,24 @@ fn main() -> ExitCode {
     let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { WRONG_USAGE.into() } else { ExitCode::SUCCESS };
+            let printed = error.print();
+            return match printed {
+                _ if error.use_stderr() => WRONG_USAGE.into(),
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => exit_code::OUTPUT.into(),
+                _ => ExitCode::SUCCESS,
+            };
         }
     };
     match run(&mut arguments.command).and_then(|report| show(&arguments.command, report)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => NOT_AS_WANTED.into(),
         Err(refused) => {
-            eprintln!("tidegate-load: {}", escape::lines(&refused));
+            say(&escape::lines(&refused).to_string());
             match refused {
                 Refused::Usage(_) => WRONG_USAGE.into(),
                 Refused::Unavailable(_) => NO_IO_URING.into(),
                 Refused::Kernel(_) => NOT_AS_WANTED.into(),
+                Refused::Output(_) => exit_code::OUTPUT.into(),
             }
         }
     }
@@ -98,10 +105,18 @@ fn show(command: &Command, report: Report) -> Result<bool, Refused> {
     if let Some(file) = file {
         page::write(file, command.name(), &report)?;
     }
-    if json {
-        println!("{}", escape::json(report.json()));
-    } else {
-        print!("{}", escape::lines(report.table()));
+    let text = match json {
+        true => format!("{}\n", escape::json(report.json())),
+        false => escape::lines(report.table()).to_string(),
+    };
+    match StandardStream::Output.write_all(text.as_bytes()) {
+        // A reader that has had enough (`| head`) is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Refused::Output(error)),
+        _ => Ok(report.is_good()),
     }
-    Ok(report.is_good())
+}
+
+/// Prints a line to standard error. What cannot be said ends no run.
+pub(crate) fn say(message: &str) {
+    let _ = StandardStream::Error.write_all(format!("tidegate-load: {message}\n").as_bytes());
 }

@@ -36,6 +36,8 @@ pub(crate) enum Refused {
     Unavailable(probe::Unavailable),
     /// The kernel.
     Kernel(io::Error),
+    /// The report cannot be written to standard output.
+    Output(io::Error),
 }
 
 impl From<io::Error> for Refused {
@@ -50,6 +52,7 @@ impl fmt::Display for Refused {
             Self::Usage(why) => f.write_str(why),
             Self::Unavailable(why) => why.fmt(f),
             Self::Kernel(error) => error.fmt(f),
+            Self::Output(error) => write!(f, "standard output: {error}"),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::TrySendError;
 use futures_channel::{mpsc, oneshot};
-use monoio::time::timeout;
+use monoio::time::{sleep, timeout};
 use serde_json::{Value, json};
 
 use super::error::{ApiError, ErrorKind};
@@ -17,7 +17,7 @@ use super::foresight;
 use super::last_shutdown::LastShutdown;
 use super::metrics;
 use super::moment::Moment;
-use super::parse::AdminRequest;
+use super::parse::{AdminRequest, FaultyThread};
 use super::process::{self, Meter};
 use super::publishing::{Publications, reach};
 use super::render;
@@ -28,6 +28,7 @@ use crate::channels::publish::{broadcast_text, text_frame};
 use crate::clock::Now;
 use crate::coordinator::command::{Command, ReloadAnswer, ShutdownAnswer, Wish};
 use crate::limits::{COORDINATOR_PATIENCE_MS, PUBLISH_PATIENCE_MS, SHARD_PATIENCE_MS};
+use crate::log;
 use crate::mesh::inbox::NotTaken;
 use crate::mesh::message::{Fault, ShardMessage};
 use crate::redis::relay::Relay;
@@ -144,7 +145,7 @@ impl Office {
                 Ok(Answer::json(200, &render::published(count, many, reach)))
             }
             AdminRequest::Info => Ok(Answer::json(200, &render::info(&self.moment(), &self.host))),
-            AdminRequest::Fault { shard, fault } => self.inject(shard, fault),
+            AdminRequest::Fault { thread, fault } => self.inject(thread, fault),
         }
     }
 
@@ -254,22 +255,53 @@ impl Office {
         answers
     }
 
-    fn inject(&self, shard: Option<usize>, fault: Fault) -> Result<Answer, ApiError> {
-        let Some(shard) = shard else {
-            let full = |_| ApiError::unavailable("the coordinator's inbox is full".to_owned());
-            self.context.commands.try_send(Command::Fault(fault)).map_err(full)?;
-            return Ok(Answer::json(202, &json!({ "accepted": true, "shard": null })));
+    fn inject(&self, thread: FaultyThread, fault: Fault) -> Result<Answer, ApiError> {
+        let shard = match thread {
+            FaultyThread::Shard(shard) => shard,
+            FaultyThread::Coordinator => {
+                let full = |_| ApiError::unavailable("the coordinator's inbox is full".to_owned());
+                self.context.commands.try_send(Command::Fault(fault)).map_err(full)?;
+                return Ok(injected(None));
+            }
+            thread => {
+                if let Fault::Stall(ms) = fault {
+                    self.stall(thread, ms);
+                }
+                return Ok(injected(None));
+            }
         };
         let gone = || ApiError::unavailable(format!("shard {shard} does not run any more"));
         let postbox = self.context.publisher.postbox(shard).ok_or_else(gone)?;
         match postbox.post(ShardMessage::Fault(fault)) {
-            Ok(()) => Ok(Answer::json(202, &json!({ "accepted": true, "shard": shard }))),
+            Ok(()) => Ok(injected(Some(shard))),
             Err(NotTaken::Gone(_)) => Err(gone()),
             Err(NotTaken::Full(_)) => {
                 Err(ApiError::unavailable(format!("the inbox of shard {shard} is full")))
             }
         }
     }
+
+    fn stall(&self, thread: FaultyThread, ms: u64) {
+        match thread {
+            FaultyThread::Log => drop(log::stall(ms)),
+            FaultyThread::Resources => self.context.state.resources.stall(ms),
+            FaultyThread::Admin => {
+                // Once this is answered.
+                monoio::spawn(async move {
+                    sleep(ANSWERED).await;
+                    std::thread::sleep(Duration::from_millis(ms));
+                });
+            }
+            FaultyThread::Shard(_) | FaultyThread::Coordinator => {}
+        }
+    }
+}
+
+/// How long an answer takes that is made before the thread stands still.
+const ANSWERED: Duration = Duration::from_millis(50);
+
+fn injected(shard: Option<usize>) -> Answer {
+    Answer::json(202, &json!({ "accepted": true, "shard": shard }))
 }
 
 fn page(moment: Moment) -> Result<Answer, ApiError> {

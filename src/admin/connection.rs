@@ -112,7 +112,13 @@ async fn respond(
     };
     office.count(answer.status);
     if !method.is_safe() && answer.status < 400 {
-        tracing::info!(%peer, %method, path, status = answer.status, "admin request");
+        let status = answer.status;
+        // Traffic is counted in the figures; what else changes something is an operator's doing.
+        if route::is_traffic(&path) {
+            tracing::debug!(%peer, %method, path, status, "admin request");
+        } else {
+            tracing::info!(%peer, %method, path, status, "admin request");
+        }
     }
     response(answer)
 }

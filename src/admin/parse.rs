@@ -46,7 +46,7 @@ pub(super) enum AdminRequest {
     /// What this node is.
     Info,
     /// A shard is to misbehave.
-    Fault { shard: Option<usize>, fault: Fault },
+    Fault { thread: FaultyThread, fault: Fault },
 }
 
 /// The longest stall that can be asked for: longer than any deadline that it should trip.
@@ -149,11 +149,25 @@ struct PublishMany<'a> {
     data: &'a RawValue,
 }
 
+/// Where a fault is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FaultyThread {
+    Shard(usize),
+    Coordinator,
+    /// The one that answers here.
+    Admin,
+    /// The one that writes the log.
+    Log,
+    /// The one that closes resources and runs hooks, when it begins.
+    Resources,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FaultOrder {
-    /// Absent: the coordinator.
     shard: Option<usize>,
+    /// Without a shard; absent: the coordinator.
+    thread: Option<String>,
     fault: String,
     ms: Option<u64>,
 }
@@ -249,13 +263,9 @@ fn check_channel(field: &str, channel: &str) -> Result<(), ApiError> {
 }
 
 fn fault(body: &[u8], shards: usize) -> Result<AdminRequest, ApiError> {
-    let fields = "`shard`, a number (or none for the coordinator), `fault`, \"panic\" or \"stall\", and for a stall `ms`";
-    let FaultOrder { shard, fault, ms } = object(body, fields)?;
-    if let Some(shard) = shard.filter(|shard| *shard >= shards) {
-        return Err(ApiError::bad_request(format!(
-            "`shard` is {shard}; there are {shards}, counted from 0"
-        )));
-    }
+    let fields = "`shard`, a number, or `thread`, \"coordinator\" (so if both are missing), \"admin\", \"log\" or \"resources\"; `fault`, \"panic\" or \"stall\"; and for a stall `ms`";
+    let FaultOrder { shard, thread, fault, ms } = object(body, fields)?;
+    let thread = faulty_thread(shard, thread.as_deref(), shards)?;
     let fault = match (fault.as_str(), ms) {
         ("panic", None) => Fault::Panic,
         ("panic", Some(_)) => {
@@ -275,7 +285,35 @@ fn fault(body: &[u8], shards: usize) -> Result<AdminRequest, ApiError> {
             )));
         }
     };
-    Ok(AdminRequest::Fault { shard, fault })
+    let can_panic = matches!(thread, FaultyThread::Shard(_) | FaultyThread::Coordinator);
+    if fault == Fault::Panic && !can_panic {
+        return Err(ApiError::bad_request(
+            "`fault` \"panic\" goes with shards and the coordinator",
+        ));
+    }
+    Ok(AdminRequest::Fault { thread, fault })
+}
+
+fn faulty_thread(
+    shard: Option<usize>,
+    thread: Option<&str>,
+    shards: usize,
+) -> Result<FaultyThread, ApiError> {
+    match (shard, thread) {
+        (Some(shard), None) if shard < shards => Ok(FaultyThread::Shard(shard)),
+        (Some(shard), None) => Err(ApiError::bad_request(format!(
+            "`shard` is {shard}; there are {shards}, counted from 0"
+        ))),
+        (None, None | Some("coordinator")) => Ok(FaultyThread::Coordinator),
+        (None, Some("admin")) => Ok(FaultyThread::Admin),
+        (None, Some("log")) => Ok(FaultyThread::Log),
+        (None, Some("resources")) => Ok(FaultyThread::Resources),
+        (None, Some(other)) => Err(ApiError::bad_request(format!(
+            "`thread` is {}; allowed are \"coordinator\", \"admin\", \"log\" and \"resources\"",
+            quoted(other)
+        ))),
+        (Some(_), Some(_)) => Err(ApiError::bad_request("`shard` or `thread`, not both")),
+    }
 }
 
 #[cfg(test)]
@@ -372,6 +410,9 @@ mod tests {
             (Route::Fault, r#"{"shard":0,"fault":"stall","ms":0}"#, "1 to 600000"),
             (Route::Fault, r#"{"shard":0,"fault":"panic","ms":1}"#, "`ms`"),
             (Route::Fault, r#"{"shard":-1,"fault":"panic"}"#, "`-1`"),
+            (Route::Fault, r#"{"thread":"signals","fault":"panic"}"#, "`thread` is"),
+            (Route::Fault, r#"{"thread":"log","fault":"panic"}"#, "goes with shards"),
+            (Route::Fault, r#"{"thread":"log","shard":0,"fault":"stall","ms":1}"#, "not both"),
         ] {
             let message = refusal(route, body);
             assert!(message.contains(named), "{body}: {message}");

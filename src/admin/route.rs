@@ -113,6 +113,17 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     post("/api/v1/debug/fault", Route::Fault),
 ];
 
+/// Whether requests for this path are what a back end sends all the time, thousands a second
+/// maybe: messages for clients, and questions that change nothing.
+pub(super) fn is_traffic(path: &str) -> bool {
+    let carries = |route| match route {
+        Route::BroadcastAll | Route::Publish | Route::PublishMany | Route::Info => true,
+        Route::Show(_) | Route::Refused | Route::Drain | Route::Force | Route::Pause => false,
+        Route::Resume | Route::Pace | Route::Cancel | Route::Reload | Route::Fault => false,
+    };
+    ENDPOINTS.iter().any(|endpoint| endpoint.path == path && carries(endpoint.route))
+}
+
 /// How alike a path must be to one that exists to be taken for it, from 0 to 1.
 const ALIKE: f64 = 0.5;
 /// Paths offered for one that does not exist.

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct AdminContext {
 pub struct AdminHandle {
     thread: JoinHandle<()>,
     stop: oneshot::Sender<()>,
+    /// The thread has heard that it is to stop.
+    heard: Arc<AtomicBool>,
     address: SocketAddr,
 }
 
@@ -103,6 +106,8 @@ pub(super) fn start_with(
     let (stop, stopped) = oneshot::channel();
     let (ready, is_ready) = crossbeam_channel::bounded(1);
     let commands = context.commands.clone();
+    let heard = Arc::new(AtomicBool::new(false));
+    let hears = Arc::clone(&heard);
     let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
         let builder = monoio::RuntimeBuilder::<FusionDriver>::new();
         let build = || builder.enable_timer().with_entries(RING_ENTRIES).build();
@@ -111,7 +116,8 @@ pub(super) fn start_with(
             Ok(mut runtime) => {
                 // The receiver is there until it has this.
                 let _ = ready.send(Ok(()));
-                let serving = || runtime.block_on(run(listener, context, patience, stopped));
+                let serving =
+                    || runtime.block_on(run(listener, context, patience, stopped, &hears));
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(serving)) {
                     // A server that can neither be watched nor drained must not go on as if
                     // nothing had happened.
@@ -127,7 +133,7 @@ pub(super) fn start_with(
     })?;
     let thread_ended = || Err(io::Error::other("the admin thread ended at its start"));
     match is_ready.recv().unwrap_or_else(|_| thread_ended()) {
-        Ok(()) => Ok(AdminHandle { thread, stop, address }),
+        Ok(()) => Ok(AdminHandle { thread, stop, heard, address }),
         Err(error) => {
             // It has nothing left to do, and with it the listener closes.
             let _ = thread.join();
@@ -154,6 +160,26 @@ impl AdminHandle {
         self.thread.is_finished()
     }
 
+    /// Ends the listener, and waits until its thread has heard that, for `patience` at most; and
+    /// then for answers that are being made, for `answers` at most. False if it hears nothing: the
+    /// thread stands still.
+    pub fn stop_within(self, patience: Duration, answers: Duration) -> bool {
+        let Self { thread, stop, heard, .. } = self;
+        // Errors mean that the thread has ended already.
+        let _ = stop.send(());
+        let wait = |patience: Duration, done: &dyn Fn() -> bool| {
+            let started = std::time::Instant::now();
+            while !done() && started.elapsed() < patience {
+                thread::sleep(LOOK);
+            }
+            done()
+        };
+        let has_heard = wait(patience, &|| heard.load(Ordering::Acquire) || thread.is_finished());
+        // Whoever reads an answer slowly is cut by the end of the process, or left to its thread.
+        let _ = has_heard && wait(answers, &|| thread.is_finished());
+        has_heard
+    }
+
     /// Ends the listener, after answers that are being made, and waits for its thread.
     pub fn stop(self) {
         let Self { thread, stop, .. } = self;
@@ -162,6 +188,9 @@ impl AdminHandle {
         let _ = thread.join();
     }
 }
+
+/// How often the end of the thread is looked for.
+const LOOK: Duration = Duration::from_millis(1);
 
 fn message_of(panic: Box<dyn Any + Send>) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -173,6 +202,7 @@ async fn run(
     context: AdminContext,
     patience: Patience,
     stopped: oneshot::Receiver<()>,
+    hears: &AtomicBool,
 ) {
     let listener = match monoio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
@@ -191,6 +221,7 @@ async fn run(
         () = accept(listener, office, patience, &served, &refused) => {}
         () = told(stopped) => {}
     }
+    hears.store(true, Ordering::Release);
     served.call();
     let give_up = Instant::now() + Duration::from_millis(2 * ADMIN_STOP_MS);
     loop {

@@ -1,7 +1,9 @@
 //! A running server in the hands of the program around it.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,16 +11,22 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{SendTimeoutError, Sender};
 
 use super::running::{End, Ending};
-use super::server::Attendants;
+use super::signals::Caught;
 use crate::channels::publish::text_frame;
 use crate::clock::Now;
 use crate::coordinator::command::Command;
+use crate::coordinator::deadline::Awaited;
 use crate::coordinator::report::ShutdownReport;
 use crate::coordinator::state::ServerState;
-use crate::limits::{COORDINATOR_PATIENCE_MS, MAX_CHANNEL_BYTES, PUBLISH_PATIENCE_MS};
+use crate::exit_code;
+use crate::limits::{
+    COORDINATOR_PATIENCE_MS, LAST_LINE_MS, MAX_CHANNEL_BYTES, OVERDUE_MS, PUBLISH_PATIENCE_MS,
+};
+use crate::log;
 use crate::mesh::message::ShardMessage;
 use crate::mesh::publisher::Publisher;
 use crate::resources::{NotRegistered, Resource};
+use crate::sys::kernel;
 
 /// What a shutdown may take beyond its deadline: the end of threads, and a machine that is busy.
 const GRACE: Duration = Duration::from_secs(1);
@@ -36,7 +44,7 @@ pub struct Handle {
     publisher: Mutex<Publisher>,
     clients: SocketAddr,
     admin: SocketAddr,
-    attendants: Mutex<Option<Attendants>>,
+    signals: Mutex<Option<Caught>>,
     ending: Arc<Ending>,
 }
 
@@ -46,7 +54,7 @@ pub(super) struct Parts {
     pub(super) publisher: Publisher,
     pub(super) clients: SocketAddr,
     pub(super) admin: SocketAddr,
-    pub(super) attendants: Attendants,
+    pub(super) signals: Option<Caught>,
     pub(super) ending: Arc<Ending>,
 }
 
@@ -93,7 +101,7 @@ impl Handle {
             publisher: Mutex::new(parts.publisher),
             clients: parts.clients,
             admin: parts.admin,
-            attendants: Mutex::new(Some(parts.attendants)),
+            signals: Mutex::new(parts.signals),
             ending: parts.ending,
         }
     }
@@ -196,6 +204,10 @@ impl Handle {
     /// report has what, and an exit code that is not 0.
     pub fn shutdown(&self, deadline: Duration) -> Result<ShutdownReport, Unfinished> {
         let begun = Instant::now();
+        if !self.state.phase().is_shutting_down() {
+            let within_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+            self.state.deadline.stop(self.state.clock.now(), within_ms);
+        }
         let stop = Command::Stop { within: deadline, reason: "the program".to_owned() };
         let patience = deadline.min(Duration::from_millis(COORDINATOR_PATIENCE_MS));
         match self.commands.send_timeout(stop, patience) {
@@ -222,7 +234,7 @@ impl Handle {
         end.into_result()
     }
 
-    /// The end, without waiting for the threads around it.
+    /// The end.
     pub(super) fn end(&self) -> End {
         loop {
             if let Some(end) = self.ending.wait(None) {
@@ -231,24 +243,36 @@ impl Handle {
         }
     }
 
-    /// Ends what stands around the server. The first who comes does it, and others wait for him.
+    /// The server has ended: signals do nothing any more, and there is no deadline to keep.
     fn dismiss(&self) {
-        let mut attendants = self.attendants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(attendants) = attendants.take() {
-            attendants.dismiss();
-        }
+        self.state.deadline.close();
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Leaves them to the end of the process, which is near.
-    pub(super) fn leave_attendants(&self) {
-        self.attendants.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Ends the process, for which the deadline is kept until it is gone.
+    pub(super) fn exit(self, end: &End) -> ExitCode {
+        let this = ManuallyDrop::new(self);
+        let code = end.report.exit_code.unwrap_or(exit_code::PANICKED);
+        let deadline = &this.state.deadline;
+        if end.log_stands_still {
+            // The last line is written past the thread that stands still.
+            deadline.awaits(Awaited::Log);
+            deadline.expire(this.state.clock.now());
+            thread::sleep(Duration::from_millis(LAST_LINE_MS + OVERDUE_MS));
+        }
+        log::flush(Duration::MAX);
+        if !end.report.not_done.is_empty() {
+            // What stands still is not waited for.
+            kernel::exit_now(i32::from(code));
+        }
+        ExitCode::from(code)
     }
 }
 
 impl End {
     fn into_result(self) -> Result<ShutdownReport, Unfinished> {
-        let Self { report, threads_ended } = self;
-        if report.exit_code == Some(0) && threads_ended {
+        let Self { report, .. } = self;
+        if report.exit_code == Some(exit_code::DRAINED) {
             Ok(report)
         } else {
             Err(Unfinished { report: Box::new(report) })
@@ -271,5 +295,6 @@ impl Drop for Handle {
         let hurry = self.state.config().shutdown.force_timeout_ms;
         // Whatever comes of it, there is nobody to be told.
         let _ = self.shutdown(Duration::from_millis(hurry));
+        self.state.deadline.close();
     }
 }

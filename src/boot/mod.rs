@@ -6,14 +6,14 @@
 
 pub(crate) mod capacity;
 mod handle;
-mod log_format;
-mod logging;
+mod overdue;
 mod redis;
 mod report_file;
 mod rollback;
 mod running;
 mod server;
 mod shard_thread;
+mod signals;
 mod steering;
 mod threads;
 
@@ -22,6 +22,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tracing::{error, info, warn};
 
@@ -32,9 +33,11 @@ pub use server::Server;
 use crate::config::{Config, Sources};
 use crate::doctor::{self, Machine, Process, Question};
 use crate::exit_code;
+use crate::log;
 use crate::ring::probe;
 use crate::supervisor::Supervisor;
-use crate::sys::kernel;
+use crate::sys::inherited;
+use crate::sys::standard_stream::StandardStream;
 
 use capacity::Capacity;
 
@@ -88,29 +91,31 @@ impl From<probe::Unavailable> for NotStarted {
 /// Runs a server with this configuration until it is stopped; `sources` are those it was loaded
 /// from, to be read again on request. The exit code is one of [`exit_code`].
 pub fn serve(config: Config, sources: Sources) -> ExitCode {
-    logging::start(config.log.format);
+    if let Err(error) = inherited::adopt().and_then(|()| log::start(config.log.format)) {
+        let message = format!("the process cannot be set up: {error}\n");
+        // Without a log and without standard error nobody can be told.
+        let _ = StandardStream::Error.write_all(message.as_bytes());
+        return ExitCode::from(exit_code::UNAVAILABLE);
+    }
     for warning in &config.warnings {
         warn!("{warning}");
     }
     let server = Server::new(config)
         .reloads_from(sources)
         .catches_signals()
+        .owns_process()
         .supervised_by(Supervisor::from_environment());
-    let server = match server.start() {
-        Ok(server) => server,
-        Err(NotStarted { message, exit_code }) => {
-            error!("{message}");
-            return ExitCode::from(exit_code);
+    match server.start() {
+        Ok(server) => {
+            let end = server.end();
+            server.exit(&end)
         }
-    };
-    let end = server.end();
-    let code = end.report.exit_code.unwrap_or(exit_code::PANICKED);
-    if !end.threads_ended {
-        // A shard that stands still is not waited for.
-        kernel::exit_now(i32::from(code));
+        Err(NotStarted { message, exit_code }) => {
+            error!(target: log::LAST, "{message}");
+            log::flush(Duration::MAX);
+            ExitCode::from(exit_code)
+        }
     }
-    server.leave_attendants();
-    ExitCode::from(code)
 }
 
 /// What this machine could be better at for as many connections as there can be, in one line.

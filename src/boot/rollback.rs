@@ -17,7 +17,7 @@ use crate::coordinator::command::Command;
 use crate::coordinator::limits::Limits;
 use crate::coordinator::state::ServerState;
 use crate::environment::KernelEnvironment;
-use crate::limits::{REDIS_CONNECT_MS, REDIS_REPLY_MS};
+use crate::limits::{END_SHARDS_MS, REDIS_CONNECT_MS, REDIS_REPLY_MS};
 
 /// How long the shutdown of a server that could not start whole may take.
 const ROLLBACK: Duration = Duration::from_secs(1);
@@ -82,11 +82,13 @@ impl CoordinatorParts {
             .commands
             .try_send(Command::Stop { within: ROLLBACK, reason: "not started".into() });
         coordinator.run();
-        attendants.dismiss();
-        let shards_ended = shards.join();
-        let left = threads.join_within(JOIN);
-        if !shards_ended || !left.is_empty() {
-            warn!(?left, shards_ended, "threads of a server that did not start still run");
+        let mut left = shards.end(Duration::from_millis(END_SHARDS_MS));
+        if !attendants.dismiss() {
+            left.push("admin listener".to_owned());
+        }
+        left.extend(threads.join_within(JOIN));
+        if !left.is_empty() {
+            warn!(?left, "threads of a server that did not start still run");
         }
     }
 }

@@ -12,19 +12,22 @@ use crossbeam_channel::bounded;
 
 use super::capacity::Capacity;
 use super::handle::{Handle, Parts};
+use super::overdue::{self, Known, Owner};
 use super::rollback::{CoordinatorParts, Started};
+use super::running::Ending;
 use super::shard_thread::{Mailboxes, Shards};
+use super::signals::{self, Caught};
 use super::{NotStarted, advise, cannot_listen, redis, report_file, running, say_hello, steering};
 use crate::admin::{self, AdminHandle};
 use crate::admission::{AdmissionPlan, Owners};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
+use crate::coordinator::deadline::Deadline;
 use crate::coordinator::limits::Limits;
-use crate::coordinator::signals::{self, Caught, Forwarding};
 use crate::coordinator::state::ServerState;
 use crate::exit_code;
 use crate::handler::{Handler, Routes};
-use crate::limits;
+use crate::limits::{self, END_ADMIN_MS};
 use crate::mesh::publisher::Publisher;
 use crate::metrics::ShardMetrics;
 use crate::pressure::reading::Reader;
@@ -75,6 +78,7 @@ pub struct Server {
     routes: Routes,
     resources: Vec<Resource>,
     catches_signals: bool,
+    owns_process: bool,
     supervisor: Supervisor,
 }
 
@@ -98,6 +102,7 @@ impl Server {
             routes,
             resources: Vec::new(),
             catches_signals: false,
+            owns_process: false,
             supervisor: Supervisor::default(),
         }
     }
@@ -137,6 +142,13 @@ impl Server {
         self
     }
 
+    /// The process is the server's own: a shutdown that is not over at its deadline, whatever
+    /// hangs, ends it.
+    pub(super) fn owns_process(mut self) -> Self {
+        self.owns_process = true;
+        self
+    }
+
     /// Tells a service manager when the server is ready, stops, and is alive. Without this nobody is
     /// told: whether the program is ready is for the program to say.
     #[must_use]
@@ -155,10 +167,36 @@ impl Server {
         self.config
             .check_values()
             .map_err(|message| NotStarted { message, exit_code: exit_code::CONFIG })?;
+        let clock = Clock::start();
+        let deadline = Arc::new(Deadline::new(self.config.shutdown.deadline_ms));
+        let (ending, known) = (Arc::new(Ending::default()), Known::default());
+        let owner = match self.owns_process {
+            true => Owner::Process,
+            false => Owner::Program(Arc::clone(&ending)),
+        };
+        let keeper = overdue::start(&deadline, clock, owner, &known)
+            .map_err(|error| NotStarted::lacking("deadline thread", &error))?;
+        let started = self.start_kept(clock, &deadline, ending, &known);
+        if started.is_err() {
+            deadline.close();
+            // It waits for nothing, and what did not start leaves no thread behind.
+            let _ = keeper.join();
+        }
+        started
+    }
+
+    /// The same under a deadline that is kept.
+    fn start_kept(
+        self,
+        clock: Clock,
+        deadline: &Arc<Deadline>,
+        ending: Arc<Ending>,
+        known: &Known,
+    ) -> Result<Handle, NotStarted> {
         let caught = match self.catches_signals {
             false => None,
             true => Some(
-                signals::catch()
+                signals::catch(Arc::clone(deadline), clock)
                     .map_err(|error| NotStarted::lacking("signals cannot be caught", &error))?,
             ),
         };
@@ -179,10 +217,13 @@ impl Server {
         let config = Arc::new(self.config);
         let metrics: Vec<Arc<ShardMetrics>> =
             (0..capacity.shards).map(|_| Arc::default()).collect();
-        let state = ServerState::new(Arc::clone(&config), Clock::start(), metrics);
-        let state = Arc::new(
-            state.supervised_by(self.supervisor).with_room(capacity.seats(), capacity.memory),
-        );
+        let state = ServerState::new(Arc::clone(&config), clock, metrics)
+            .with_deadline(Arc::clone(deadline))
+            .supervised_by(self.supervisor)
+            .with_room(capacity.seats(), capacity.memory);
+        let state = Arc::new(state);
+        // There is one server under this deadline.
+        let _ = known.set(Arc::clone(&state));
         register(&state, &config, self.resources)?;
         let routes = Arc::new(self.routes);
         Starting {
@@ -194,6 +235,7 @@ impl Server {
             routes,
             reader,
             caught,
+            ending,
         }
         .start()
     }
@@ -244,23 +286,23 @@ struct Starting {
     routes: Arc<Routes>,
     reader: Reader,
     caught: Option<Caught>,
+    ending: Arc<Ending>,
 }
 
 /// The threads beside the shards and the coordinator that are told to end.
 #[derive(Default)]
 pub(super) struct Attendants {
     pub(super) admin: Option<AdminHandle>,
-    pub(super) signals: Option<Forwarding>,
+    pub(super) signals: Option<Caught>,
 }
 
 impl Attendants {
-    /// Ends them.
-    pub(super) fn dismiss(self) {
+    /// Ends them; false if the admin listener does not hear it in time.
+    pub(super) fn dismiss(self) -> bool {
         let Self { admin, signals } = self;
         drop(signals);
-        if let Some(admin) = admin {
-            admin.stop();
-        }
+        let patience = Duration::from_millis(END_ADMIN_MS);
+        admin.is_none_or(|admin| admin.stop_within(patience, patience))
     }
 }
 
@@ -344,9 +386,10 @@ impl Starting {
             commands,
             &self.routes,
         )?;
+        let ending = Arc::clone(&self.ending);
         self.attend(admin, address, parts, started)?;
         let coordinator = parts.coordinator(limits, &started.shards);
-        let prepared = running::prepare(coordinator, parts.clone(), &mut started.threads)
+        let prepared = running::prepare(coordinator, parts.clone(), ending, &mut started.threads)
             .map_err(|error| NotStarted::lacking("coordinator thread", &error))?;
         // The last: a start that has a watchdog does not fail any more, and so nobody waits for it.
         supervisor::watch(state).map_err(|error| NotStarted::lacking("watchdog thread", &error))?;
@@ -382,10 +425,10 @@ impl Starting {
         let admin = admin::start(admin_listener, context)
             .map_err(|error| NotStarted::lacking("admin listener", &error))?;
         started.attendants.admin = Some(admin);
-        started.attendants.signals = caught
-            .map(|caught| caught.forward(commands.clone()))
-            .transpose()
-            .map_err(|error| NotStarted::lacking("signal thread", &error))?;
+        if let Some(caught) = caught {
+            caught.forward(commands.clone());
+            started.attendants.signals = Some(caught);
+        }
         Ok(())
     }
 }
@@ -403,10 +446,10 @@ impl Ready {
     /// Opens the server. Nothing of this can fail.
     fn begin(self, parts: CoordinatorParts, started: Started) -> Handle {
         // Threads that are not waited for end by themselves.
-        let Started { shards, threads: _, attendants } = started;
+        let Started { shards, threads: _, attendants: Attendants { admin, signals } } = started;
         let postboxes = shards.postboxes.clone();
         parts.state.open();
-        let ending = self.prepared.begin(shards);
+        let ending = self.prepared.begin(shards, admin);
         say_hello(&self.config, &self.capacity, self.address, self.admin_address);
         Handle::new(Parts {
             state: parts.state,
@@ -414,7 +457,7 @@ impl Ready {
             publisher: Publisher::new(postboxes),
             clients: self.address,
             admin: self.admin_address,
-            attendants,
+            signals,
             ending,
         })
     }

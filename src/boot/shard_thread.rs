@@ -31,8 +31,8 @@ use crate::sys::event_fd::EventFd;
 
 /// How long a shard may take to set its ring up: a second of it for ENOMEM after a restart.
 const SETUP_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the end waits for threads that were told to stop.
-const JOIN_PATIENCE: Duration = Duration::from_millis(500);
+/// What the name of a shard's thread begins with.
+const THREAD: &str = "tidegate-shard-";
 
 /// The shards whose threads have been started, in the order of their numbers.
 pub(super) struct Shards {
@@ -119,7 +119,7 @@ impl Shards {
                 ready: ready.clone(),
             };
             let thread = std::thread::Builder::new()
-                .name(format!("tidegate-shard-{index}"))
+                .name(format!("{THREAD}{index}"))
                 .spawn(move || seed.live())
                 .map_err(|error| NotStarted::lacking("shard thread", &error))?;
             self.threads.add(thread);
@@ -133,9 +133,10 @@ impl Shards {
         self.threads.len()
     }
 
-    /// Waits a moment for the threads to end; false if one does not.
-    pub(super) fn join(self) -> bool {
-        self.threads.join_within(JOIN_PATIENCE).is_empty()
+    /// Waits for the threads to end, for `patience` at most; the names of those that have not.
+    pub(super) fn end(self, patience: Duration) -> Vec<String> {
+        let left = self.threads.join_within(patience);
+        left.iter().map(|thread| thread.replace(THREAD, "shard ")).collect()
     }
 }
 

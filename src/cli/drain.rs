@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::admin_client::{AdminClient, AdminOptions, Trouble};
 use super::duration::{milliseconds, shown};
+use super::status::Followed;
 use super::{print, say, status};
 
 #[derive(Debug, Args)]
@@ -22,7 +23,8 @@ use super::{print, say, status};
   tidegate drain cancel
 
 Exit codes: 0 done, 1 the server said no or does not answer, 64 wrong usage, 78 configuration
-refused. With --wait: 0 when the server has ended, 1 when the drain was cancelled."
+refused. With --wait: 0 when the server has ended, 1 when the drain was cancelled, 141 when the
+reader of what is shown has gone; the drain goes on."
 )]
 pub(super) struct DrainArguments {
     #[command(subcommand)]
@@ -124,16 +126,17 @@ fn begin(client: &AdminClient, options: &DrainOptions) -> Result<ExitCode, Troub
         say("a shutdown is under way already; it goes on as it was begun");
     }
     let shown = print(&begun(&answer.body));
-    if !options.wait {
+    if !options.wait || shown != ExitCode::SUCCESS {
         return Ok(shown);
     }
     let is_cancelled = |status: &Value| status["shutting_down"] == false;
     Ok(match status::follow(client, false, is_cancelled)? {
-        None => {
+        Followed::Ended => {
             say("the server has ended");
             ExitCode::SUCCESS
         }
-        Some(_) => super::fail(tidegate::exit_code::PANICKED, "the drain was cancelled"),
+        Followed::Until => super::fail(tidegate::exit_code::PANICKED, "the drain was cancelled"),
+        Followed::Unshown(why) => why,
     })
 }
 

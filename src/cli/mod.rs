@@ -13,13 +13,14 @@ mod options;
 mod status;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use tidegate::config::{Config, ConfigErrors, Sources, shown_name};
+use tidegate::sys::standard_stream::StandardStream;
 use tidegate::{escape, exit_code};
 
 use doctor::DoctorOptions;
@@ -40,7 +41,9 @@ use options::ServerOptions;
   tidegate config check tidegate.toml
 
 Exit codes: 0 drained, 64 wrong usage, 69 io_uring not available, 70 ended by the
-shutdown deadline, 73 the shutdown report is lost, 74 a shutdown hook failed, 75 forced by a second signal, 78 configuration refused."
+shutdown deadline, 73 the shutdown report is lost, 74 a shutdown hook failed or what is printed
+cannot be written, 75 forced by a second signal, 78 configuration refused, 141 the reader of what
+goes on has gone."
 )]
 struct CommandLine {
     #[command(subcommand)]
@@ -142,9 +145,9 @@ pub(crate) fn run(serve: impl FnOnce(Config, Sources) -> ExitCode) -> ExitCode {
 /// would exit with 2.
 fn usage(mut error: clap::Error) -> ExitCode {
     hide_values(&mut error);
+    let printed = error.print();
     // Nothing is left to be told if the terminal is gone.
-    let _ = error.print();
-    if error.use_stderr() { ExitCode::from(exit_code::USAGE) } else { ExitCode::SUCCESS }
+    if error.use_stderr() { ExitCode::from(exit_code::USAGE) } else { printed_once(printed) }
 }
 
 /// Takes out of the message what may be a secret in the wrong place: `--set admin.token SECRET`,
@@ -181,23 +184,25 @@ fn refused(errors: &ConfigErrors) -> ExitCode {
 /// Prints text of several lines to standard output. Whatever a server, a file or the environment
 /// has put into it, a terminal shows it and obeys nothing in it.
 fn print(text: &str) -> ExitCode {
-    write_out(escape::lines(text))
+    printed_once(StandardStream::Output.write_all(escape::lines(text).to_string().as_bytes()))
 }
 
 /// Prints JSON to standard output, escaped likewise; it means the same to who parses it.
 fn print_json(json: impl Display) -> ExitCode {
-    write_out(escape::json(json))
+    printed_once(StandardStream::Output.write_all(escape::json(json).to_string().as_bytes()))
 }
 
-/// Writes to standard output. A reader that has had enough (`| head`) is no failure.
-fn write_out(text: impl Display) -> ExitCode {
-    let mut out = io::stdout().lock();
-    match write!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            fail(exit_code::PANICKED, format_args!("standard output: {error}"))
-        }
+/// A reader that has had enough (`| head`) is no failure.
+fn printed_once(printed: io::Result<()>) -> ExitCode {
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => unprinted(&error),
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// What is printed cannot be written.
+fn unprinted(error: &io::Error) -> ExitCode {
+    fail(exit_code::OUTPUT, format_args!("standard output: {error}"))
 }
 
 /// Prints to standard error and gives the exit code.
@@ -209,5 +214,6 @@ pub(crate) fn fail(code: u8, message: impl Display) -> ExitCode {
 /// Prints lines to standard error, escaped as by [`print`]; unlike `eprintln!` it survives a closed
 /// one.
 fn say(message: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{}", escape::lines(message));
+    let text = format!("{}\n", escape::lines(message));
+    let _ = StandardStream::Error.write_all(text.as_bytes());
 }

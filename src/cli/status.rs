@@ -1,15 +1,16 @@
 //! `tidegate status`: what a running server does, once or as it goes on.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
-use tidegate::escape;
+use tidegate::sys::standard_stream::StandardStream;
+use tidegate::{escape, exit_code};
 
 use super::admin_client::{AdminClient, AdminOptions, Trouble};
 use super::duration::shown;
-use super::{print, print_json, say};
+use super::{print, print_json, say, unprinted};
 
 /// How often a live view looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -22,10 +23,11 @@ pub(super) fn run(options: &AdminOptions, watch: bool, json: bool) -> ExitCode {
     };
     if watch {
         return match follow(&client, json, |_| false) {
-            Ok(_) => {
+            Ok(Followed::Ended | Followed::Until) => {
                 say("the server has ended");
                 ExitCode::SUCCESS
             }
+            Ok(Followed::Unshown(why)) => why,
             Err(trouble) => trouble.report(),
         };
     }
@@ -43,8 +45,18 @@ fn look(client: &AdminClient) -> Result<Value, Trouble> {
     Ok(status)
 }
 
-/// Shows the status until the server has ended (`None`) or `until` says so of a status, which is
-/// the answer.
+/// How following a server came to its end.
+pub(super) enum Followed {
+    /// The server has ended.
+    Ended,
+    /// What was waited for has come.
+    Until,
+    /// Nothing can be shown any more: the exit code for that.
+    Unshown(ExitCode),
+}
+
+/// Shows the status until the server has ended, or `until` says so of a status, or nobody reads
+/// it any more.
 ///
 /// # Errors
 /// The server never answered, or answered with an error.
@@ -52,22 +64,34 @@ pub(super) fn follow(
     client: &AdminClient,
     json: bool,
     until: impl Fn(&Value) -> bool,
-) -> Result<Option<Value>, Trouble> {
+) -> Result<Followed, Trouble> {
     let mut view = View::new(json);
     let mut has_answered = false;
     loop {
         match look(client) {
             Ok(status) => {
                 has_answered = true;
-                view.show(&status);
+                if let Err(error) = view.show(&status) {
+                    return Ok(Followed::Unshown(unshown(&error)));
+                }
                 if until(&status) {
-                    return Ok(Some(status));
+                    return Ok(Followed::Until);
                 }
             }
-            Err(trouble) if has_answered && trouble.is_gone => return Ok(None),
+            Err(trouble) if has_answered && trouble.is_gone => return Ok(Followed::Ended),
             Err(trouble) => return Err(trouble),
         }
-        std::thread::sleep(LOOK);
+        // A reader that goes is noticed although nothing new is to be shown.
+        if StandardStream::Output.wait_reader_gone(LOOK) {
+            return Ok(Followed::Unshown(ExitCode::from(exit_code::READER_GONE)));
+        }
+    }
+}
+
+fn unshown(error: &io::Error) -> ExitCode {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => ExitCode::from(exit_code::READER_GONE),
+        _ => unprinted(error),
     }
 }
 
@@ -85,23 +109,24 @@ impl View {
         Self { json, redraws, height: 0, last: String::new() }
     }
 
-    fn show(&mut self, status: &Value) {
+    fn show(&mut self, status: &Value) -> io::Result<()> {
         let text = match (self.json, self.redraws) {
             (true, _) => escape::json(format_args!("{status}\n")).to_string(),
             (false, true) => escape::lines(lines(status)).to_string(),
             (false, false) => escape::lines(format_args!("{}\n", headline(status))).to_string(),
         };
         if text == self.last {
-            return;
+            return Ok(());
         }
-        let mut out = io::stdout().lock();
         if self.redraws && self.height > 0 {
             // Up to the first line of what was shown, and all below it away.
-            let _ = write!(out, "\x1b[{}A\x1b[J", self.height);
+            let up = format!("\x1b[{}A\x1b[J", self.height);
+            StandardStream::Output.write_all(up.as_bytes())?;
         }
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        StandardStream::Output.write_all(text.as_bytes())?;
         self.height = text.lines().count();
         self.last = text;
+        Ok(())
     }
 }
 

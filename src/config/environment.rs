@@ -17,18 +17,17 @@ pub(super) const FILE_NAME: &str = "TIDEGATE_CONFIG";
 /// Names the profile.
 pub(super) const PROFILE_NAME: &str = "TIDEGATE_PROFILE";
 
-/// Deployments without Redis set it to nothing, which says nothing about `redis.url`.
-const REDIS_NAME: &str = "REDIS_URL";
-
-/// Reads the variables, which may come in any order.
+/// Reads the variables, which may come in any order. One that is set and empty is not set, whatever
+/// it is for: that is what `${NAME:-}` makes of a variable that is missing, and a missing secret
+/// must not take away the one in the file. To empty a list or a path that the file sets, a flag
+/// does it (`--set server.allowed_origins=`).
 pub(super) fn read(environment: &[(OsString, OsString)]) -> Layer {
     let mut layer = Layer::default();
     for (name, value) in in_order(environment) {
-        if name == REDIS_NAME && value.is_empty() {
-            continue;
-        }
         if let Some(found) = find(&name) {
-            take(&mut layer, found, name, value);
+            if !value.is_empty() {
+                take(&mut layer, found, name, value);
+            }
         } else if name.starts_with(ENVIRONMENT_PREFIX) && !is_excepted(&name, value) {
             layer.errors.push(unknown(name));
         }

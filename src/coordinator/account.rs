@@ -139,6 +139,8 @@ impl<E: Environment> Coordinator<E> {
             stages: stages.shown(now),
             sessions: self.sessions_report(),
             forced: shutdown.forced || cut > 0,
+            not_done: shutdown.not_done.clone(),
+            log_lines_lost: 0,
             exit_code: stopped.then(|| self.resources.exit_code(shutdown.exit_code)),
             cancelled: None,
         }

@@ -115,6 +115,7 @@ impl<E: Environment> Coordinator<E> {
         let left = self.left();
         self.finish_stage(StageResult::Cancelled);
         let Some(shutdown) = self.shutdown.take() else { return false };
+        self.state.deadline.cancel();
         if shutdown.cause == Cause::Signal {
             warn!(
                 "the shutdown is cancelled, but whoever sent the signal may still kill the process"

@@ -17,11 +17,13 @@ use super::phase::Phase;
 use super::progress::Progress;
 use super::report::{StageReport, StageResult};
 use super::shutdown::StageCaps;
-use super::{Coordinator, Said, Shutdown, TICK_MS};
+use super::{Coordinator, Said, ShardView, Shutdown, TICK_MS};
+use crate::admission::RefusalReason;
 use crate::clock::{Now, Reading};
 use crate::environment::Environment;
 use crate::exit_code;
 use crate::mesh::message::{PhaseOrder, ShardMessage};
+use crate::metrics::REFUSAL_LABELS;
 
 impl<E: Environment> Coordinator<E> {
     pub(super) fn begin(&mut self, reason: String, wish: Wish, exit_code: u8) {
@@ -37,9 +39,8 @@ impl<E: Environment> Coordinator<E> {
             cause = wish.cause.label(),
             active_connections = self.state.connections(),
             deadline_ms = caps.deadline,
-            "shutdown initiated"
+            "Starting graceful shutdown process..."
         );
-        info!("Starting graceful shutdown process...");
         self.cancelled = None;
         if self.state.phase() < Phase::Notice {
             self.state.count_drain();
@@ -61,7 +62,9 @@ impl<E: Environment> Coordinator<E> {
             said: Said::default(),
             exit_code,
             forced: false,
+            not_done: Vec::new(),
         });
+        self.plan_end();
         // What is to be expected is known before the first connection is counted.
         self.make_order();
         match self.state.phase() {
@@ -95,6 +98,8 @@ impl<E: Environment> Coordinator<E> {
     pub(super) fn look_around(&mut self) {
         let now = self.environment.now();
         self.state.note_peak(now);
+        self.plan_end();
+        self.log_refusals(false);
         self.hand_out_limits();
         if now.ms() >= self.next_tick_ms {
             self.next_tick_ms += TICK_MS;
@@ -114,6 +119,41 @@ impl<E: Environment> Coordinator<E> {
         }
         let report = self.report();
         self.state.show(report);
+    }
+
+    /// Sets the moment at which the process ends if this thread does not end it: it moves with the
+    /// deadline, and there is none while a drain is held.
+    fn plan_end(&self) {
+        let end = self.shutdown.as_ref().filter(|_| !self.is_held());
+        let end = end.map(|shutdown| shutdown.started.plus_ms(shutdown.caps.deadline));
+        self.state.deadline.plan(end);
+    }
+
+    /// Counts refused connections in the log: as a warning, unless it is the shutdown itself that
+    /// refuses them.
+    pub(super) fn log_refusals(&mut self, is_last: bool) {
+        let refused = self.state.refused();
+        let now = self.environment.now();
+        let line = match is_last {
+            true => self.refusals.rest(refused, now),
+            false => self.refusals.look(refused, now),
+        };
+        let Some(line) = line else { return };
+        let (refused, within_ms) = (line.total(), line.within_ms);
+        let by_reason = REFUSAL_LABELS.iter().zip(line.counts).filter(|(_, count)| *count > 0);
+        let by_reason: Vec<_> = by_reason.map(|(name, count)| format!("{name} {count}")).collect();
+        let reasons = by_reason.join(", ");
+        let draining = RefusalReason::Draining.index();
+        if line.counts[draining] == refused {
+            info!(refused, within_ms, "new connections were refused because the server drains");
+        } else {
+            warn!(
+                refused,
+                within_ms,
+                reasons,
+                "connections were refused; GET /api/v1/admission/refused names the sources"
+            );
+        }
     }
 
     /// Looks at what goes on beside the flushing of the shards.
@@ -379,11 +419,26 @@ impl<E: Environment> Coordinator<E> {
 
     /// The process ends with connections that it could not let go.
     fn miss_deadline(&mut self) {
+        let not_done = self.not_done();
         let Some(shutdown) = &mut self.shutdown else { return };
+        shutdown.not_done = not_done;
         shutdown.forced = true;
         if shutdown.exit_code == exit_code::DRAINED {
             shutdown.exit_code = exit_code::DEADLINE;
         }
+    }
+
+    /// What the shutdown waits for now, by name.
+    fn not_done(&self) -> Vec<String> {
+        let is_flushing = self.state.phase() == Phase::Flushing;
+        let waited_for = |shard: &ShardView| shard.alive && (is_flushing || !shard.drained);
+        let shards = self.shards.iter().enumerate().filter(|(_, shard)| waited_for(shard));
+        let mut names: Vec<String> = shards.map(|(index, _)| format!("shard {index}")).collect();
+        names.extend(self.state.resources.closing());
+        let stages = [("sessions", self.sessions.is_over()), ("redis", self.redis.is_over())];
+        let stages = stages.iter().filter(|(_, is_over)| is_flushing && !is_over);
+        names.extend(stages.map(|(name, _)| (*name).to_owned()));
+        names
     }
 }
 

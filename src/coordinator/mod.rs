@@ -10,11 +10,13 @@ pub mod cause;
 pub mod command;
 mod control;
 mod course;
+pub(crate) mod deadline;
 pub mod drain;
 pub mod limits;
 pub mod phase;
 pub mod progress;
 pub mod redis_stage;
+mod refusal_log;
 pub mod report;
 mod resource_stage;
 pub mod sessions_stage;
@@ -38,11 +40,13 @@ use crate::mesh::message::{DrainOrder, Fault, PhaseOrder};
 
 use cause::Cause;
 use command::{Command, ShardFailure, ShutdownAnswer, Wish};
+use deadline::Awaited;
 use drain::Terms;
 use limits::Limits;
 use phase::Phase;
 use progress::Progress;
 use redis_stage::RedisStage;
+use refusal_log::RefusalLog;
 use report::{DrainPlanReport, ShutdownReport};
 use resource_stage::ResourceStage;
 use sessions_stage::SessionsStage;
@@ -90,6 +94,8 @@ struct Shutdown {
     said: Said,
     exit_code: u8,
     forced: bool,
+    /// What had not ended when the deadline had passed.
+    not_done: Vec<String>,
 }
 
 /// What the log has been told and is not told twice.
@@ -123,6 +129,7 @@ pub struct Coordinator<E: Environment> {
     resources: ResourceStage,
     sessions: SessionsStage,
     order: Option<PhaseOrder>,
+    refusals: RefusalLog,
     next_tick_ms: u64,
 }
 
@@ -149,6 +156,7 @@ impl<E: Environment> Coordinator<E> {
             resources: ResourceStage::default(),
             sessions: SessionsStage::default(),
             order: None,
+            refusals: RefusalLog::default(),
             next_tick_ms: TICK_MS,
         }
     }
@@ -174,6 +182,7 @@ impl<E: Environment> Coordinator<E> {
 
     /// Leads the server to its end; returns the final report, whose exit code is the process's.
     pub fn run(mut self) -> ShutdownReport {
+        self.state.deadline.awaits(Awaited::Coordinator);
         while !self.is_stopped() {
             let wait = self.patience();
             match self.commands.recv_timeout(wait) {
@@ -185,6 +194,7 @@ impl<E: Environment> Coordinator<E> {
                 }
             }
         }
+        self.log_refusals(true);
         info!("Graceful shutdown process completed");
         self.report()
     }
@@ -254,7 +264,7 @@ impl<E: Environment> Coordinator<E> {
         match &self.shutdown {
             None => {
                 info!(signal = name, "Received signal {number}, initiating graceful shutdown...");
-                info!(signal = name, "Shutdown signal received, initiating graceful shutdown");
+                info!("Shutdown signal received, initiating graceful shutdown");
                 let wish = Wish { cause: Cause::Signal, ..Wish::default() };
                 self.begin(name.to_owned(), wish, exit_code::DRAINED);
             }

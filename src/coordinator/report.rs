@@ -47,11 +47,24 @@ pub struct ShutdownReport {
     pub sessions: Option<SessionsReport>,
     /// True if connections or stages were cut short by the server.
     pub forced: bool,
+    /// What had not ended in its time when the server gave up waiting: `shard 1`, `coordinator`,
+    /// `admin listener`, `log writer`, `redis`, or a resource as `stage:name`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_done: Vec<String>,
+    /// Lines of the log that were lost, or not written when this was taken, because standard error
+    /// was not read or could not be written.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub log_lines_lost: u64,
     /// The code with which the process ends; absent until it is decided.
     pub exit_code: Option<u8>,
     /// The drain before, if it was cancelled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancelled: Option<Box<ShutdownReport>>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// How far a drain has come.

@@ -7,7 +7,9 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::deadline::Deadline;
 use super::phase::Phase;
+use super::refusal_log::Refusals;
 use super::report::ShutdownReport;
 use crate::admission::Seats;
 use crate::clock::{Clock, Now};
@@ -38,6 +40,8 @@ pub struct ServerState {
     pub supervisor: Supervisor,
     /// Where sessions are asked for and let go of.
     pub sessions: Desk,
+    /// The moment at which a shutdown is over whatever hangs.
+    pub(crate) deadline: Arc<Deadline>,
     /// What bounds the number of connections besides the configuration.
     seats: Seats,
     memory: Mutex<MemoryPlan>,
@@ -65,6 +69,7 @@ impl ServerState {
             resources: resources::board::Board::default(),
             supervisor: Supervisor::default(),
             sessions: Desk::default(),
+            deadline: Arc::new(Deadline::new(config.shutdown.deadline_ms)),
             seats,
             memory: Mutex::new(memory),
             phase: AtomicU8::new(Phase::Starting as u8),
@@ -82,6 +87,11 @@ impl ServerState {
     /// The same under a service manager.
     pub fn supervised_by(self, supervisor: Supervisor) -> Self {
         Self { supervisor, ..self }
+    }
+
+    /// The same with a deadline that is kept already.
+    pub(crate) fn with_deadline(self, deadline: Arc<Deadline>) -> Self {
+        Self { deadline, ..self }
     }
 
     /// The same with the places that its tables have, and with what the memory has for everything.
@@ -136,6 +146,13 @@ impl ServerState {
     /// Open connections of all shards now.
     pub fn connections(&self) -> u64 {
         self.shards.iter().map(|shard| shard.connections.get()).sum()
+    }
+
+    /// Connections that admission refused since the start, by reason.
+    pub(super) fn refused(&self) -> Refusals {
+        let of_all =
+            |at: usize| self.shards.iter().map(move |shard| shard.admission_refused[at].get());
+        std::array::from_fn(|at| of_all(at).sum())
     }
 
     /// The most connections that were open at once since the start, as the coordinator saw them
@@ -202,7 +219,7 @@ impl ServerState {
         self.coordinator_turn_ms.store(now.ms(), Ordering::Relaxed);
     }
 
-    pub(super) fn show(&self, report: ShutdownReport) {
+    pub(crate) fn show(&self, report: ShutdownReport) {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 }

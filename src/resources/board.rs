@@ -3,7 +3,7 @@
 //! waits here.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,10 @@ impl Default for Waiting {
 pub(super) struct Run {
     end: Mutex<Option<Instant>>,
     reports: Mutex<Vec<StageReport>>,
+    /// What is being closed now, as `stage:name`.
+    closing: Mutex<Vec<String>>,
+    /// For how long the thread is to stand still when it begins, in milliseconds; for tests.
+    stall_ms: AtomicU64,
     is_running: AtomicBool,
 }
 
@@ -147,6 +151,20 @@ impl Board {
         !self.run.is_running.load(Ordering::Acquire)
     }
 
+    /// Makes the thread that closes stand still when it begins, for tests of the server.
+    pub(crate) fn stall(&self, ms: u64) {
+        self.run.stall_ms.store(ms, Ordering::Release);
+    }
+
+    /// What is being closed now, as `stage:name`, or all if that has not got so far.
+    pub(crate) fn closing(&self) -> Vec<String> {
+        let closing = lock(&self.run.closing).clone();
+        match closing.is_empty() && !self.is_idle() {
+            true => vec!["resources".to_owned()],
+            false => closing,
+        }
+    }
+
     /// What has been closed since the last call.
     pub(crate) fn take_reports(&self) -> Vec<StageReport> {
         std::mem::take(&mut *lock(&self.run.reports))
@@ -159,7 +177,18 @@ impl Run {
         lock(&self.end).unwrap_or_else(Instant::now)
     }
 
+    /// For how long the thread is to stand still.
+    pub(super) fn take_stall(&self) -> Duration {
+        Duration::from_millis(self.stall_ms.swap(0, Ordering::AcqRel))
+    }
+
+    /// Closing of this one has begun.
+    pub(super) fn begun(&self, name: String) {
+        lock(&self.closing).push(name);
+    }
+
     pub(super) fn report(&self, report: StageReport) {
+        lock(&self.closing).retain(|name| *name != report.name);
         lock(&self.reports).push(report);
     }
 

@@ -35,6 +35,7 @@ impl Drop for Finishing {
 }
 
 fn close_all(resources: Vec<Resource>, run: &Run) {
+    thread::sleep(run.take_stall());
     let mut waiting = VecDeque::from(resources);
     let cut = level(&waiting, run) < u64::MAX;
     if cut {
@@ -45,7 +46,7 @@ fn close_all(resources: Vec<Resource>, run: &Run) {
         let level_ms = level(&waiting, run);
         let begin = |resource: Resource| {
             let limit_ms = resource.timeout_ms().min(level_ms);
-            Closing::begin(resource, Duration::from_millis(limit_ms))
+            Closing::begin(resource, Duration::from_millis(limit_ms), run)
         };
         let is_task = |resource: &Resource| resource.stage == Stage::Background;
         if waiting.front().is_some_and(is_task) {
@@ -89,8 +90,9 @@ struct Closing {
 }
 
 impl Closing {
-    fn begin(resource: Resource, timeout: Duration) -> Self {
+    fn begin(resource: Resource, timeout: Duration, run: &Run) -> Self {
         let Resource { name, stage, close, .. } = resource;
+        run.begun(format!("{stage}:{name}"));
         match stage {
             Stage::Background => {
                 info!(resource = name, %stage, state = "closing", "{} shutting down", title(&name));

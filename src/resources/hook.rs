@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Statistics;
 use super::in_progress::Outcome;
 use crate::limits::HOOK_LAST_WORDS_BYTES;
-use crate::sys::process_group;
+use crate::sys::{inherited, process_group};
 
 /// Variables that every command is given as far as the server has them: where programs and files
 /// are, who runs it, and in which language and time zone.
@@ -51,22 +51,34 @@ pub(super) fn run(argv: &[String], environment: &[String], given_up: &AtomicBool
         Ok(Some(status)) if last_word.is_empty() => Outcome::Failed(status.to_string()),
         Ok(Some(status)) => Outcome::Failed(format!("{status}: {last_word}")),
         Ok(None) => Outcome::TimedOut(last_word),
-        Err(error) => Outcome::Failed(error.to_string()),
+        Err(error) => Outcome::Failed(not_learnt(&error)),
     }
+}
+
+/// How a process ended cannot be learnt in a program that lets the kernel reap its children.
+fn not_learnt(error: &std::io::Error) -> String {
+    if error.raw_os_error() == Some(libc::ECHILD) {
+        return "how it ended cannot be learnt: the program ignores SIGCHLD, or waits for every \
+                child itself"
+            .to_owned();
+    }
+    error.to_string()
 }
 
 fn spawn(argv: &[String], environment: &[String]) -> std::io::Result<Child> {
     let (program, arguments) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let names = ENVIRONMENT.into_iter().chain(environment.iter().map(String::as_str));
-    Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .envs(names.filter_map(|name| Some((name, std::env::var_os(name)?))))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    inherited::reset_in_child(&mut command);
+    command.spawn()
 }
 
 /// Waits for the end; nothing if it had to be killed.

@@ -1,4 +1,5 @@
-//! Signals held back for a moment.
+//! The signal mask of a thread: signals held back for a moment, and those that a parent has left
+//! blocked.
 
 use std::io;
 
@@ -8,13 +9,7 @@ use std::io;
 /// # Errors
 /// EINVAL for a number that is no signal.
 pub fn with_blocked<T>(signals: &[i32], action: impl FnOnce() -> T) -> io::Result<T> {
-    let mut set = empty_set();
-    for signal in signals {
-        // SAFETY: `set` is an initialised signal set on the stack.
-        if unsafe { libc::sigaddset(&mut set, *signal) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
+    let set = set_of(signals)?;
     let mut before = empty_set();
     // SAFETY: reads one set and writes the other, both on the stack.
     let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut before) };
@@ -25,6 +20,28 @@ pub fn with_blocked<T>(signals: &[i32], action: impl FnOnce() -> T) -> io::Resul
     // SAFETY: reads the set that the call before has written.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
     Ok(result)
+}
+
+/// Lets the calling thread take `signals`, whatever mask it was started with.
+///
+/// # Errors
+/// EINVAL for a number that is no signal.
+pub fn unblock(signals: &[i32]) -> io::Result<()> {
+    let set = set_of(signals)?;
+    // SAFETY: reads one set on the stack; a null pointer for the mask before is allowed.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+fn set_of(signals: &[i32]) -> io::Result<libc::sigset_t> {
+    let mut set = empty_set();
+    for signal in signals {
+        // SAFETY: `set` is an initialised signal set on the stack.
+        if unsafe { libc::sigaddset(&mut set, *signal) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(set)
 }
 
 fn empty_set() -> libc::sigset_t {

@@ -16,6 +16,7 @@ pub(crate) mod network;
 pub(crate) mod redis;
 pub(crate) mod seccomp;
 pub(crate) mod server;
+pub(crate) mod silent;
 pub(crate) mod socket;
 pub(crate) mod wire;
 

@@ -130,6 +130,13 @@ impl Server {
         self.log.events()
     }
 
+    /// The last line of the log of a server that has ended.
+    #[track_caller]
+    pub(crate) fn last_line(&mut self) -> Value {
+        self.log.finish();
+        self.log().pop().expect("a line")
+    }
+
     /// Sends SIGTERM, waits for the end, and returns the exit code and the last words.
     #[track_caller]
     pub(crate) fn drain(&mut self) -> (Option<i32>, Value) {

@@ -26,6 +26,7 @@ use self::shutdown::{last_shutdown, shutdown};
 use super::moment::Moment;
 use crate::admission::Rung;
 use crate::close_reason::CloseReason;
+use crate::log;
 use crate::metrics::REFUSAL_LABELS;
 use crate::pressure::Cause;
 
@@ -413,6 +414,13 @@ fn process(page: &mut Page<'_, '_>) -> Result<(), Error> {
         "Answers of the admin listener, by status",
         "status",
         moment.answers.iter().map(|(status, count)| (status.to_string(), *count)),
+    )?;
+    page.counter_by(
+        "tidegate_log_lines_dropped",
+        None,
+        "Lines of the log that were lost because standard error was not read or could not be written",
+        "level",
+        log::LEVELS.into_iter().zip(log::lost()).map(|(level, lost)| (level.to_owned(), lost)),
     )?;
     let cpu_seconds = process.cpu_ms as f64 / 1000.0;
     page.counter("process_cpu", SECONDS, "Processor time of all threads", cpu_seconds)?;

@@ -87,7 +87,7 @@ fn every_error_is_reported_with_its_place() {
     );
     // The file's wrong value is reported although a flag hides it.
     sources.flags = set(&[("server.shards", "1")]).flags;
-    sources.environment = environment(&[("TIDEGATE_SERVER__ECHO", "")]).environment;
+    sources.environment = environment(&[("TIDEGATE_SERVER__ECHO", " ")]).environment;
     let origins = Key::find("server.allowed_origins").unwrap().allowed();
     assert_eq!(
         errors(sources),
@@ -114,7 +114,7 @@ fn every_error_is_reported_with_its_place() {
             "file FILE:14: shutdown.notice_ms = 1.5 is refused (a number without quotes is \
              expected here); allowed: 0 to 86400000 ms"
                 .to_owned(),
-            "environment TIDEGATE_SERVER__ECHO: server.echo = \"\" is refused; allowed: true or \
+            "environment TIDEGATE_SERVER__ECHO: server.echo = \" \" is refused; allowed: true or \
              false"
                 .to_owned(),
         ]

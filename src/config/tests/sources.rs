@@ -154,11 +154,48 @@ fn a_redis_url_is_that_of_other_systems_or_our_own_and_never_shown() {
         assert_eq!(shown(&config, "redis.url"), ("(set)".into(), format!("environment {name}")));
         assert!(!format!("{config:?}").contains("hunter2"));
     }
-    // Nothing says nothing, also beside a URL.
+    // Set and empty is not set, also beside a URL.
     let nothing = environment(&[("REDIS_URL", ""), ("TIDEGATE_REDIS__URL", URL)]);
     assert!(Config::load(nothing).unwrap().redis.url.is_some());
     let different = environment(&[("REDIS_URL", "redis://a"), ("TIDEGATE_REDIS__URL", URL)]);
     assert_eq!(errors(different).len(), 1);
+}
+
+#[test]
+fn a_variable_that_is_set_and_empty_is_not_set() {
+    let (_file, mut sources) = written(
+        "[server]\nshards = 3\nallowed_origins = [\"https://a.example\"]\n\
+         [admin]\ntoken = \"a-token-of-sixteen-characters\"\n\
+         [shutdown]\nreport_file = \"/run/report.json\"\n",
+    );
+    // One for each kind of value, also where an empty one could be meant.
+    for name in [
+        "TIDEGATE_SERVER__SHARDS",
+        "TIDEGATE_SERVER__LISTEN",
+        "TIDEGATE_SERVER__ECHO",
+        "TIDEGATE_SERVER__ALLOWED_ORIGINS",
+        "TIDEGATE_ADMIN__TOKEN",
+        "TIDEGATE_SHUTDOWN__REPORT_FILE",
+        "TIDEGATE_SHUTDOWN__HOOKS",
+        "TIDEGATE_LOG__FORMAT",
+        "SHUTDOWN_TIMEOUT_MS",
+        "MAX_GLOBAL_CONNECTIONS",
+        "REDIS_URL",
+        "TIDEGATE_PROFILE",
+        "TIDEGATE_CONFIG",
+    ] {
+        sources.environment = environment(&[(name, "")]).environment;
+        let config = Config::load(sources.clone());
+        let config = config.unwrap_or_else(|errors| panic!("{name}: {errors}"));
+        assert_eq!((config.server.shards, config.server.allowed_origins.len()), (3, 1), "{name}");
+        assert!(config.admin.token.is_some() && config.shutdown.report_file.is_some(), "{name}");
+    }
+    // A name that is no setting is still a mistake, and a flag can empty what the file sets.
+    assert_eq!(errors(environment(&[("TIDEGATE_SERVER__SHARD", "")])).len(), 1);
+    sources.environment.clear();
+    sources.flags = set(&[("server.allowed_origins", ""), ("admin.token", "")]).flags;
+    let config = Config::load(sources).unwrap();
+    assert!(config.server.allowed_origins.is_empty() && config.admin.token.is_none());
 }
 
 #[test]
