@@ -36,6 +36,7 @@ pub(super) fn advice(text: &str, offset: usize) -> Option<String> {
         ),
         Rule::Overrides | Rule::Hooks => return None,
         Rule::Address
+        | Rule::HeaderName
         | Rule::LogFormat
         | Rule::ProxyProtocol
         | Rule::HeaderName
