@@ -138,25 +138,104 @@ pub const MAX_CHANNELS_PER_CONNECTION: usize = 64;
 /// Longest body of an admin request in bytes.
 pub const MAX_ADMIN_BODY_BYTES: usize = 4 << 20;
 
-/// Admin connections served at the same time; one more is answered 503. Scrapers, probes and
-/// publishing back ends are few, and this bounds what bodies in transit can take together.
-pub const ADMIN_CONNECTIONS: usize = 64;
+/// Admin connections at most: several times what probes, scrapers, operators and the pools of
+/// publishing back ends keep open, and 12 MiB if strangers fill all with heads. A further
+/// connection takes the place of the one that has been idle longest.
+pub const ADMIN_CONNECTIONS: usize = 512;
 
-/// How long an admin request's head may take, and how long a connection waits for its next
-/// request, in milliseconds.
+/// Admin connections of one source at most, so that no source takes the places of all others.
+pub const ADMIN_CONNECTIONS_PER_SOURCE: usize = ADMIN_CONNECTIONS * 3 / 4;
+
+/// Admin requests of operators (status, drain, reload) that are worked on at once.
+pub const ADMIN_OPERATOR_REQUESTS: usize = 64;
+
+/// Admin requests of programs (publications, metrics) that are worked on at once.
+pub const ADMIN_BULK_REQUESTS: usize = 128;
+
+/// Connections that wait to be accepted by the admin listener: a burst of
+/// [`ADMIN_CONNECTIONS`] several times over. The kernel drops the SYN of a further one, which
+/// the client sends again only after a second.
+pub const ADMIN_BACKLOG: u32 = 1_024;
+
+/// Admin connections that are accepted in one turn of the event loop. A probe is answered in three
+/// turns, and in a flood of connections these many take each other's places in one.
+pub const ADMIN_ACCEPTS_PER_TURN: usize = 16;
+
+/// How long the head of an admin request may take in milliseconds, from the accept or from its
+/// first byte.
 pub const ADMIN_HEAD_MS: u64 = 5_000;
+
+/// How long an admin connection waits for its next request in milliseconds: longer than it
+/// announces, so that a client that reuses a connection within the announced time does not meet
+/// its end.
+pub const ADMIN_IDLE_MS: u64 = 100_000;
+
+/// What `Keep-Alive: timeout` of an admin answer says, in seconds: the idle time of common client
+/// pools.
+pub const ADMIN_KEEP_ALIVE_SECONDS: u64 = 90;
 
 /// How long the body of an admin request may take in milliseconds: 4 MiB at 3.4 Mbit/s.
 pub const ADMIN_BODY_MS: u64 = 10_000;
 
-/// How long a reader of an admin answer may stand still in milliseconds.
-pub const ADMIN_WRITE_MS: u64 = 10_000;
+/// How long an admin answer may take to leave in milliseconds: 1 MiB of metrics at 280 kbit/s.
+pub const ADMIN_ANSWER_MS: u64 = 30_000;
 
-/// Connections above [`ADMIN_CONNECTIONS`] that are being told so; further ones are closed.
-pub const ADMIN_REFUSALS: usize = 64;
+/// How long the admin worker may take for an answer in milliseconds. It waits itself at most for
+/// the shards and for Redis: [`PUBLISH_PATIENCE_MS`] twice and [`REDIS_REPLY_MS`].
+pub const ADMIN_WORK_MS: u64 = 4_500;
 
-/// How long requests that have begun may go on when the admin listener stops.
+/// How long the rest of a request is read and thrown away after the last answer of an admin
+/// connection in milliseconds, and how much of it in bytes. Closing with unread bytes makes the
+/// kernel send RST, which can destroy the answer before it is read.
+pub const ADMIN_LINGER_MS: u64 = 1_000;
+/// See [`ADMIN_LINGER_MS`].
+pub const ADMIN_LINGER_BYTES: usize = 1 << 20;
+
+/// Bodies and answers of the admin up to this length are bounded by the number of connections
+/// alone; longer ones count against [`ADMIN_BODIES_BYTES`] and [`ADMIN_ANSWERS_BYTES`].
+pub const ADMIN_SMALL_BYTES: usize = 16 << 10;
+
+/// Bytes of all long admin bodies together, until what they say is done: four of the longest.
+pub const ADMIN_BODIES_BYTES: usize = 4 * MAX_ADMIN_BODY_BYTES;
+
+/// Bytes of all long admin answers together that have not left yet.
+pub const ADMIN_ANSWERS_BYTES: usize = 8 << 20;
+
+/// How long an admin client is waited for while others need the memory that its body or its
+/// answer holds, in milliseconds.
+pub const ADMIN_HOLD_MS: u64 = 250;
+
+/// Bytes of an admin body that are read before the event loop looks at its other connections.
+pub const ADMIN_BODY_BYTES_PER_TURN: usize = 64 << 10;
+
+/// Requests without a token (probes, and all that are refused) that one admin connection sends
+/// without being slowed down, and the interval of further ones in milliseconds.
+pub const ADMIN_OPEN_BURST: u32 = 16;
+/// See [`ADMIN_OPEN_BURST`].
+pub const ADMIN_OPEN_INTERVAL_MS: u64 = 50;
+
+/// 401s for one source without delay, as an operator who mistypes a token meets them; the interval
+/// of further ones, and the longest that one of them is held back, in milliseconds.
+pub const ADMIN_UNAUTHORIZED_BURST: u32 = 4;
+/// See [`ADMIN_UNAUTHORIZED_BURST`].
+pub const ADMIN_UNAUTHORIZED_INTERVAL_MS: u64 = 250;
+/// See [`ADMIN_UNAUTHORIZED_BURST`].
+pub const ADMIN_UNAUTHORIZED_HELD_MS: u64 = 2_000;
+
+/// Sources whose 401s the admin listener remembers; the one that is quiet longest gives way.
+pub const ADMIN_UNAUTHORIZED_SOURCES: usize = 1_024;
+
+/// The interval of log lines about one source of the admin listener, and how many such lines there
+/// are in one interval.
+pub const ADMIN_LOG_INTERVAL_MS: u64 = 10_000;
+/// See [`ADMIN_LOG_INTERVAL_MS`].
+pub const ADMIN_LOG_LINES: u32 = 8;
+
+/// How long requests that have begun may go on when the admin listener stops, and how long its
+/// threads may take to end, in milliseconds.
 pub const ADMIN_STOP_MS: u64 = 500;
+/// See [`ADMIN_STOP_MS`].
+pub const ADMIN_END_MS: u64 = 3 * ADMIN_STOP_MS;
 
 /// Longest head of an admin request in bytes, and most headers in it.
 pub const MAX_ADMIN_HEAD_BYTES: usize = 16 << 10;
@@ -173,12 +252,16 @@ pub const COORDINATOR_PATIENCE_MS: u64 = 2_000;
 /// How long a publication is offered to shards whose inbox is full, counted from its arrival.
 pub const PUBLISH_PATIENCE_MS: u64 = 1_000;
 
-/// Publications waiting for their turn; more than connections, because a client that hangs up
-/// leaves its publication behind.
-pub const PUBLISH_QUEUE: usize = 4 * ADMIN_CONNECTIONS;
+/// Publications waiting for their turn; more than requests that bring them, because a client that
+/// hangs up leaves its publication behind.
+pub const PUBLISH_QUEUE: usize = 2 * ADMIN_BULK_REQUESTS;
 
-/// Channels that one `/api/broadcast` may name.
+/// Different channels that one `/api/broadcast` may name.
 pub const MAX_PUBLISH_CHANNELS: usize = 1_000;
+
+/// Channels that one `/api/broadcast` may name, repetitions among them: each has an entry in the
+/// answer.
+pub const MAX_PUBLISH_ENTRIES: usize = 16 * MAX_PUBLISH_CHANNELS;
 
 /// Frames gathered into one send.
 pub const MAX_GATHERED_FRAMES: usize = 64;
@@ -472,5 +555,10 @@ const _: () = {
     assert!(MIN_FILES < crate::ring::MAX_SLOTS);
     assert!(ACCEPTS_KEPT < ACCEPTS && ACCEPTS_KEPT < MIN_FILES / 2);
     assert!(REDIS_PUBLICATION_BYTES <= REDIS_PUBLISH_QUEUE_BYTES);
+    assert!(ADMIN_OPERATOR_REQUESTS + ADMIN_BULK_REQUESTS < ADMIN_CONNECTIONS, "some can give way");
+    assert!(ADMIN_KEEP_ALIVE_SECONDS * 1_000 < ADMIN_IDLE_MS);
+    assert!(2 * PUBLISH_PATIENCE_MS + REDIS_REPLY_MS < ADMIN_WORK_MS);
+    assert!(COORDINATOR_PATIENCE_MS < ADMIN_WORK_MS);
+    assert!(MAX_ADMIN_BODY_BYTES <= ADMIN_BODIES_BYTES);
     assert!(REDIS_CONNECT_MS + REDIS_REPLY_MS < REDIS_LEAVE_MS, "a flush may be under way");
 };

@@ -18,6 +18,24 @@ use crate::config::Secret;
 
 const API_KEY: &str = "x-api-key";
 
+/// Why a request is not answered.
+#[derive(Debug)]
+pub(super) enum Denied {
+    /// 401.
+    Unauthorized {
+        /// There is a token, but not the right one.
+        has_token: bool,
+        error: ApiError,
+    },
+    Other(ApiError),
+}
+
+impl From<ApiError> for Denied {
+    fn from(error: ApiError) -> Self {
+        Self::Other(error)
+    }
+}
+
 /// Checks whether a request may be answered; `open` if it is for a probe.
 ///
 /// # Errors
@@ -29,12 +47,12 @@ pub(super) fn check(
     version: Version,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Result<(), ApiError> {
+) -> Result<(), Denied> {
     let host = host(version, uri, headers)?;
     match token {
         Some(_) if open => Ok(()),
         Some(token) => check_token(token, headers),
-        None => check_local(host, headers),
+        None => Ok(check_local(host, headers)?),
     }
 }
 
@@ -57,25 +75,26 @@ fn host<'a>(
     Ok(target.or(first.map(HeaderValue::as_bytes)))
 }
 
-fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), ApiError> {
+fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), Denied> {
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, token) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())
     });
     let key = headers.get_all(API_KEY).iter().map(HeaderValue::as_bytes);
-    let mut presented = false;
+    let mut has_token = false;
     for candidate in bearer.chain(key) {
-        presented = true;
+        has_token = true;
         if same(candidate, token.expose().as_bytes()) {
             return Ok(());
         }
     }
-    let message = if presented {
+    let message = if has_token {
         "the token is not admin.token"
     } else {
         "this needs admin.token, as `Authorization: Bearer TOKEN` or `X-API-Key: TOKEN`"
     };
-    Err(ApiError::new(ErrorKind::Unauthorized, message))
+    let error = ApiError::new(ErrorKind::Unauthorized, message);
+    Err(Denied::Unauthorized { has_token, error })
 }
 
 /// Compares in a time that depends on what was presented, not on how much of it is right.
@@ -159,7 +178,7 @@ mod tests {
         let uri = target.parse().unwrap();
         match check(token.as_ref(), open, Version::HTTP_11, &uri, &map) {
             Ok(()) => 200,
-            Err(error) => error.kind.status(),
+            Err(Denied::Unauthorized { error, .. } | Denied::Other(error)) => error.kind.status(),
         }
     }
 

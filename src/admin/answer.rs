@@ -1,8 +1,6 @@
 //! From a request that is understood to its answer: looks at the state, sends commands to the
 //! coordinator, publications to the shards. Acts on nothing itself.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +11,16 @@ use monoio::time::{sleep, timeout};
 use serde_json::{Value, json};
 
 use super::error::{ApiError, ErrorKind};
+use super::figures::Figures;
 use super::foresight;
 use super::last_shutdown::LastShutdown;
-use super::metrics;
+use super::metrics::{self, exposition::Exposition};
 use super::moment::Moment;
 use super::parse::{AdminRequest, FaultyThread};
 use super::process::{self, Meter};
 use super::publishing::{Publications, reach};
 use super::render;
-use super::route::Show;
+use super::route::{Show, speaks_centrifugo};
 use super::server::AdminContext;
 use crate::admission::HeavyHitters;
 use crate::channels::publish::{broadcast_text, text_frame};
@@ -44,12 +43,47 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
     /// For 405.
     pub(super) allow: Option<String>,
+    /// For 415: the body may not be compressed.
+    pub(super) only_identity: bool,
+    /// The content type was negotiated.
+    pub(super) varies: bool,
+    /// The number of an error of the server API.
+    pub(super) api_error: Option<u16>,
+}
+
+/// How the server API tells errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ErrorMode {
+    /// By status.
+    Status,
+    /// As Centrifugo: by an error object in an answer with status 200, once the command is read.
+    Object,
+}
+
+impl ErrorMode {
+    /// By the path, and the header `X-Centrifugo-Error-Mode`.
+    pub(super) fn asked(path: &str, header: Option<&[u8]>) -> Self {
+        let wants_statuses =
+            header.is_some_and(|mode| mode.trim_ascii().eq_ignore_ascii_case(b"transport"));
+        if speaks_centrifugo(path) && !wants_statuses { Self::Object } else { Self::Status }
+    }
 }
 
 impl Answer {
-    fn json(status: u16, value: &Value) -> Self {
-        let body = Bytes::from(value.to_string() + "\n");
-        Self { status, content_type: JSON, body, allow: None }
+    fn new(status: u16, content_type: &'static str, body: Bytes) -> Self {
+        Self {
+            status,
+            content_type,
+            body,
+            allow: None,
+            only_identity: false,
+            varies: false,
+            api_error: None,
+        }
+    }
+
+    pub(super) fn json(status: u16, value: &Value) -> Self {
+        Self::new(status, JSON, Bytes::from(value.to_string() + "\n"))
     }
 
     /// The state of a shutdown after a command: 202 if that changed anything.
@@ -59,24 +93,37 @@ impl Answer {
     }
 
     /// The answer for a request that was not done.
-    pub(super) fn error(error: ApiError, path: &str) -> Self {
+    pub(super) fn error(error: ApiError, path: &str, mode: ErrorMode) -> Self {
         let body = render::error(&error, path);
-        Self { allow: error.allow, ..Self::json(error.kind.status(), &body) }
+        let status = match mode {
+            ErrorMode::Object if error.kind.is_outcome() => 200,
+            ErrorMode::Object | ErrorMode::Status => error.kind.status(),
+        };
+        Self {
+            allow: error.allow,
+            only_identity: error.kind == ErrorKind::UnsupportedEncoding,
+            api_error: speaks_centrifugo(path).then_some(error.kind.number()),
+            ..Self::json(status, &body)
+        }
     }
 }
 
-/// What answers are made from and with.
-pub(super) struct Office {
+/// What answers are made from and with; on the worker's thread.
+pub(super) struct AdminState {
     pub(super) context: AdminContext,
     publications: Publications,
     last_shutdown: Option<Arc<LastShutdown>>,
     meter: Meter,
     host: String,
-    answers: RefCell<BTreeMap<u16, u64>>,
+    figures: Arc<Figures>,
 }
 
-impl Office {
-    pub(super) fn new(mut context: AdminContext, publications: Publications) -> Self {
+impl AdminState {
+    pub(super) fn new(
+        mut context: AdminContext,
+        publications: Publications,
+        figures: Arc<Figures>,
+    ) -> Self {
         Self {
             last_shutdown: context
                 .last_shutdown
@@ -86,22 +133,21 @@ impl Office {
             publications,
             meter: Meter::new(),
             host: kernel::host_name(),
-            answers: RefCell::default(),
+            figures,
         }
-    }
-
-    /// Counts an answer for `tidegate_admin_answers_total`.
-    pub(super) fn count(&self, status: u16) {
-        *self.answers.borrow_mut().entry(status).or_default() += 1;
     }
 
     /// Does what was asked for.
     ///
     /// # Errors
     /// 503 if the coordinator or a shard did not take it.
-    pub(super) async fn answer(&self, request: AdminRequest) -> Result<Answer, ApiError> {
+    pub(super) async fn answer(
+        &self,
+        request: AdminRequest,
+        format: Exposition,
+    ) -> Result<Answer, ApiError> {
         match request {
-            AdminRequest::Show(show) => self.show(show),
+            AdminRequest::Show(show) => self.show(show, format),
             AdminRequest::Refused { limit } => {
                 let answers = self.ask_shards(ShardMessage::TopRefused).await;
                 Ok(Answer::json(200, &render::refused(&self.moment(), &answers, limit)))
@@ -131,9 +177,8 @@ impl Office {
                 let reach = reach(relayed).await;
                 Ok(Answer::json(202, &render::broadcast(&self.moment(), reach)))
             }
-            AdminRequest::Publish { channels, data, many } => {
+            AdminRequest::Publish { channels, data, entries } => {
                 let frame = text_frame(&data);
-                let count = channels.len();
                 let messages = channels.iter().map(|channel| ShardMessage::Publish {
                     channel: channel.as_str().into(),
                     frame: Arc::clone(&frame),
@@ -142,20 +187,20 @@ impl Office {
                 let relayed = self.relay().to_channels(&channels, &data, self.relay_until());
                 begun.done().await?;
                 let reach = reach(relayed).await;
-                Ok(Answer::json(200, &render::published(count, many, reach)))
+                Ok(Answer::json(200, &render::published(entries, reach)))
             }
             AdminRequest::Info => Ok(Answer::json(200, &render::info(&self.moment(), &self.host))),
             AdminRequest::Fault { thread, fault } => self.inject(thread, fault),
         }
     }
 
-    fn show(&self, show: Show) -> Result<Answer, ApiError> {
+    fn show(&self, show: Show, format: Exposition) -> Result<Answer, ApiError> {
         let moment = self.moment();
         let (is_well, value) = match show {
-            Show::Metrics => return page(moment),
-            Show::Ready => render::ready(&moment),
-            Show::Healthy => render::healthy(&moment),
-            Show::Alive => (true, render::alive(&moment)),
+            Show::Metrics => return page(moment, format),
+            Show::Ready => render::ready(moment.phase(), &moment.timestamp),
+            Show::Healthy => render::healthy(moment.phase(), &moment.timestamp),
+            Show::Alive => (true, render::alive(&moment.timestamp)),
             Show::HealthStatus => (true, render::health_status(&moment)),
             Show::Shards => (true, render::shards(&moment)),
             Show::ShutdownStatus => (true, render::shutdown_status(&moment)),
@@ -189,7 +234,7 @@ impl Office {
             process: process::read(&self.meter, Duration::from_nanos(now.ns())),
             inboxes: inboxes.collect(),
             last_shutdown: self.last_shutdown.clone(),
-            answers: self.answers.borrow().clone(),
+            admin: self.figures.read(),
             state: Arc::clone(state),
         }
     }
@@ -304,9 +349,9 @@ fn injected(shard: Option<usize>) -> Answer {
     Answer::json(202, &json!({ "accepted": true, "shard": shard }))
 }
 
-fn page(moment: Moment) -> Result<Answer, ApiError> {
+fn page(moment: Moment, format: Exposition) -> Result<Answer, ApiError> {
     let text = metrics::text(moment)
         .map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?;
-    let (content_type, body) = (metrics::CONTENT_TYPE, Bytes::from(text));
-    Ok(Answer { status: 200, content_type, body, allow: None })
+    let body = Bytes::from(format.of(text));
+    Ok(Answer { varies: true, ..Answer::new(200, format.content_type(), body) })
 }

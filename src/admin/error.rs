@@ -14,6 +14,8 @@ pub(super) struct ApiError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ErrorKind {
     BadRequest,
+    /// The body cannot be decoded at all.
+    Undecodable,
     Unauthorized,
     Forbidden,
     NotFound,
@@ -22,6 +24,8 @@ pub(super) enum ErrorKind {
     RequestTimeout,
     BodyTooLarge,
     UnsupportedMediaType,
+    /// The body is compressed, or encoded in another way.
+    UnsupportedEncoding,
     Internal,
     Unavailable,
 }
@@ -30,7 +34,7 @@ impl ErrorKind {
     /// The HTTP status.
     pub(super) const fn status(self) -> u16 {
         match self {
-            Self::BadRequest => 400,
+            Self::BadRequest | Self::Undecodable => 400,
             Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
@@ -38,7 +42,7 @@ impl ErrorKind {
             Self::Conflict => 409,
             Self::RequestTimeout => 408,
             Self::BodyTooLarge => 413,
-            Self::UnsupportedMediaType => 415,
+            Self::UnsupportedMediaType | Self::UnsupportedEncoding => 415,
             Self::Internal => 500,
             Self::Unavailable => 503,
         }
@@ -47,7 +51,7 @@ impl ErrorKind {
     /// The code in words.
     pub(super) const fn word(self) -> &'static str {
         match self {
-            Self::BadRequest => "bad_request",
+            Self::BadRequest | Self::Undecodable => "bad_request",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
@@ -55,7 +59,7 @@ impl ErrorKind {
             Self::Conflict => "conflict",
             Self::RequestTimeout => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
-            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::UnsupportedMediaType | Self::UnsupportedEncoding => "unsupported_media_type",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",
         }
@@ -70,9 +74,28 @@ impl ErrorKind {
             Self::NotFound | Self::MethodNotAllowed => 104,
             Self::BodyTooLarge => 106,
             Self::BadRequest
+            | Self::Undecodable
             | Self::Conflict
             | Self::RequestTimeout
-            | Self::UnsupportedMediaType => 107,
+            | Self::UnsupportedMediaType
+            | Self::UnsupportedEncoding => 107,
+        }
+    }
+
+    /// Whether the server API has read the command and says in its answer what became of it, as
+    /// Centrifugo does: status 200 with an error object, unless statuses are asked for.
+    pub(super) const fn is_outcome(self) -> bool {
+        match self {
+            Self::BadRequest | Self::Conflict | Self::Internal | Self::Unavailable => true,
+            Self::Undecodable
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::RequestTimeout
+            | Self::BodyTooLarge
+            | Self::UnsupportedMediaType
+            | Self::UnsupportedEncoding => false,
         }
     }
 }

@@ -13,7 +13,7 @@
 //! | GET | `/health/alive` | yes | as `/livez` |
 //! | GET | `/health/ready` | yes | as `/readyz` |
 //! | GET | `/health/status` | yes | counts, limits and refusals as JSON (S0.20) |
-//! | GET | `/metrics` | yes | everything that is counted, as OpenMetrics text |
+//! | GET | `/metrics` | yes | everything that is counted, as OpenMetrics or Prometheus text |
 //! | GET | `/api/v1/shards` | yes | one entry for each shard |
 //! | GET | `/api/v1/admission/refused` | yes | the sources that are refused most; `?limit=N` |
 //! | GET | `/api/v1/shutdown/status` | yes | the shutdown report as it stands |
@@ -40,26 +40,40 @@
 //! HEAD is answered wherever GET is. "Token" means: if `admin.token` is set. Without one the
 //! listener is on loopback and refuses what a web page could have sent; see `access`.
 //!
-//! A request is read downwards: `server` -> `connection` -> `access` -> `route` -> `parse`
-//! -> `answer` -> `render`, `metrics`, `publishing`, or a command to the coordinator.
+//! Two threads: that of the listener holds the connections, lets requests in and answers probes;
+//! the worker does everything else. Neither waits for the other's clients.
+//!
+//! A request is read downwards: `server` -> `connection` -> `exchange` -> `access` -> `route` ->
+//! `body` -> `work` -> `parse` -> `answer` -> `render`, `metrics`, `publishing`, or a command to
+//! the coordinator. `stage` and `connections` say which connection ends when, `unauthorized` and
+//! `pace` what is slowed down, `turn` how connections take turns.
 
 mod access;
 mod answer;
+mod body;
+mod budget;
 mod connection;
+mod connections;
 mod drain_request;
 mod error;
+mod exchange;
+mod figures;
 mod foresight;
 mod last_shutdown;
 mod metrics;
 mod moment;
+mod pace;
 mod parse;
 mod process;
 mod publishing;
 mod render;
 mod route;
-mod seats;
 mod server;
-mod write_deadline;
+mod stage;
+mod stream;
+mod turn;
+mod unauthorized;
+mod work;
 
 pub use server::{AdminContext, AdminHandle, bind, start};
 

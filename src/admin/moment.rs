@@ -1,8 +1,8 @@
 //! What answers are rendered from: the server at one moment, and sums over its shards.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::figures::Counted;
 use super::last_shutdown::LastShutdown;
 use super::process::ProcessFigures;
 use crate::clock::Now;
@@ -26,8 +26,8 @@ pub(super) struct Moment {
     /// Messages waiting in each shard's inbox.
     pub(super) inboxes: Vec<usize>,
     pub(super) last_shutdown: Option<Arc<LastShutdown>>,
-    /// Answers of this listener so far, by status.
-    pub(super) answers: BTreeMap<u16, u64>,
+    /// What this listener counts of itself.
+    pub(super) admin: Counted,
 }
 
 impl Moment {

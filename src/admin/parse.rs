@@ -1,8 +1,10 @@
 //! From the body of a request to what is to be done. Pure: bytes in, a value or an error out.
 
+use std::collections::HashSet;
 use std::str;
 
 use serde::Deserialize;
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::drain_request;
@@ -10,7 +12,9 @@ use super::error::{ApiError, ErrorKind, quoted};
 use super::route::{Method, Route, Show};
 use crate::coordinator::command::{Steering, Wish};
 use crate::http::query::pairs;
-use crate::limits::{MAX_CHANNEL_BYTES, MAX_PUBLISH_CHANNELS, REFUSED_SOURCES};
+use crate::limits::{
+    MAX_CHANNEL_BYTES, MAX_PUBLISH_CHANNELS, MAX_PUBLISH_ENTRIES, REFUSED_SOURCES,
+};
 use crate::mesh::message::Fault;
 
 /// What a request asks for, complete and in range.
@@ -40,8 +44,9 @@ pub(super) enum AdminRequest {
         channels: Vec<String>,
         /// JSON, byte for byte as it was in the request.
         data: String,
-        /// The answer has one entry for each channel.
-        many: bool,
+        /// How many entries the answer has: one for each channel as it was named. `None` for an
+        /// answer without entries.
+        entries: Option<usize>,
     },
     /// What this node is.
     Info,
@@ -84,6 +89,28 @@ pub(super) fn check_content_type(
         ErrorKind::UnsupportedMediaType,
         format!("this route wants content-type: application/json; {found}"),
     ))
+}
+
+/// Checks that the body is not compressed.
+///
+/// # Errors
+/// 415.
+pub(super) fn check_content_encoding<'a>(
+    encodings: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), ApiError> {
+    let is_plain =
+        |encoding: &[u8]| encoding.is_empty() || encoding.eq_ignore_ascii_case(b"identity");
+    for written in encodings {
+        let codings = written.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        if let Some(other) = codings.into_iter().find(|coding| !is_plain(coding)) {
+            let coding = quoted(str::from_utf8(other).unwrap_or("(not text)"));
+            return Err(ApiError::new(
+                ErrorKind::UnsupportedEncoding,
+                format!("content-encoding is {coding}; the body must not be compressed"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Sources that `refused` shows unless it is told how many.
@@ -176,26 +203,62 @@ fn info() -> String {
     "info".to_owned()
 }
 
+/// Fields of Centrifugo's API that would do something in another version. Dropping them silently
+/// would promise what does not happen.
+const WITHOUT_EFFECT: [&str; 7] =
+    ["b64data", "skip_history", "tags", "idempotency_key", "delta", "version", "version_epoch"];
+
+/// The UTF-8 byte order mark, which editors and some languages put before a text (RFC 8259, section
+/// 8.1, lets a parser ignore it).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Reads a JSON object. The error of a field says which, where and what was expected.
 pub(super) fn object<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &str) -> Result<T, ApiError> {
-    let bad = |what: &dyn std::fmt::Display| {
-        ApiError::bad_request(format!("{what}; the body is a JSON object with {fields}"))
+    let bad = |kind, what: &dyn std::fmt::Display| {
+        ApiError::new(kind, format!("{what}; the body is a JSON object with {fields}"))
     };
+    let undecodable = |what: &str| bad(ErrorKind::Undecodable, &what);
+    let body = without_mark(body);
     if body.trim_ascii().is_empty() {
-        return Err(bad(&"the body is empty"));
+        return Err(undecodable("the body is empty"));
     }
     let Ok(text) = str::from_utf8(body) else {
-        return Err(bad(&"the body is not UTF-8"));
+        return Err(undecodable(not_utf8(body)));
     };
     // serde would also take the fields' values in order, as an array.
     if !text.trim_ascii_start().starts_with('{') {
-        return Err(bad(&"the body does not begin with `{`"));
+        return Err(undecodable("the body does not begin with `{`"));
     }
     serde_json::from_str(text).map_err(|error| {
+        let kind = match error.classify() {
+            Category::Data => ErrorKind::BadRequest,
+            Category::Io | Category::Syntax | Category::Eof => ErrorKind::Undecodable,
+        };
         // The message may quote the body at any length.
         let message: String = error.to_string().chars().take(200).collect();
-        bad(&message)
+        let unknown = |field| message.starts_with(&format!("unknown field `{field}`"));
+        match WITHOUT_EFFECT.into_iter().find(|field| unknown(*field)) {
+            Some(field) => {
+                let what = format!(
+                    "`{field}` has no effect in this version, and is refused rather than ignored"
+                );
+                bad(kind, &what)
+            }
+            None => bad(kind, &message),
+        }
     })
+}
+
+fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body)
+}
+
+fn not_utf8(body: &[u8]) -> &'static str {
+    match body {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "the body is UTF-16; send it as UTF-8",
+        [0x1f, 0x8b, ..] => "the body is compressed by gzip; send it as it is",
+        _ => "the body is not UTF-8",
+    }
 }
 
 fn refused(query: &str) -> Result<AdminRequest, ApiError> {
@@ -215,7 +278,7 @@ fn refused(query: &str) -> Result<AdminRequest, ApiError> {
 }
 
 fn nothing(body: &[u8]) -> Result<(), ApiError> {
-    if body.trim_ascii().is_empty() {
+    if without_mark(body).trim_ascii().is_empty() {
         return Ok(());
     }
     object::<Nothing>(body, "no fields, or may be left out").map(|_| ())
@@ -234,22 +297,42 @@ fn publish(body: &[u8]) -> Result<AdminRequest, ApiError> {
     let Publish { channel, data } =
         object(body, "`channel`, a string, and `data`, any JSON value")?;
     check_channel("`channel`", &channel)?;
-    Ok(AdminRequest::Publish { channels: vec![channel], data: data.get().to_owned(), many: false })
+    Ok(AdminRequest::Publish {
+        channels: vec![channel],
+        data: data.get().to_owned(),
+        entries: None,
+    })
 }
 
 fn publish_many(body: &[u8]) -> Result<AdminRequest, ApiError> {
     let PublishMany { channels, data } =
         object(body, "`channels`, an array of strings, and `data`, any JSON value")?;
-    if !(1..=MAX_PUBLISH_CHANNELS).contains(&channels.len()) {
+    let entries = channels.len();
+    if entries > MAX_PUBLISH_ENTRIES {
         return Err(ApiError::bad_request(format!(
-            "`channels` has {} entries; allowed are 1 to {MAX_PUBLISH_CHANNELS}",
-            channels.len()
+            "`channels` has {entries} entries; allowed are 1 to {MAX_PUBLISH_ENTRIES}, repetitions \
+             among them"
         )));
     }
     for (at, channel) in channels.iter().enumerate() {
         check_channel(&format!("`channels[{at}]`"), channel)?;
     }
-    Ok(AdminRequest::Publish { channels, data: data.get().to_owned(), many: true })
+    let channels = distinct(channels);
+    if !(1..=MAX_PUBLISH_CHANNELS).contains(&channels.len()) {
+        return Err(ApiError::bad_request(format!(
+            "`channels` has {} different entries; allowed are 1 to {MAX_PUBLISH_CHANNELS}",
+            channels.len()
+        )));
+    }
+    let data = data.get().to_owned();
+    Ok(AdminRequest::Publish { channels, data, entries: Some(entries) })
+}
+
+/// Each channel once, in the order of the first mention: a subscriber gets a message once however
+/// often its channel is named.
+fn distinct(channels: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::with_capacity(channels.len().min(MAX_PUBLISH_CHANNELS));
+    channels.into_iter().filter(|channel| seen.insert(channel.clone())).collect()
 }
 
 fn check_channel(field: &str, channel: &str) -> Result<(), ApiError> {
@@ -340,7 +423,7 @@ mod tests {
 
     fn read(route: Route, body: &str) -> Result<AdminRequest, String> {
         request(route, None, body.as_bytes(), 2).map_err(|error| {
-            assert_eq!(error.kind, ErrorKind::BadRequest);
+            assert_eq!(error.kind.status(), 400);
             error.message
         })
     }
@@ -361,7 +444,7 @@ mod tests {
             let expected = AdminRequest::Publish {
                 channels: vec!["news".to_owned()],
                 data: data.to_owned(),
-                many: false,
+                entries: None,
             };
             assert_eq!(read(Route::Publish, &body), Ok(expected));
         }
@@ -398,7 +481,11 @@ mod tests {
             (Route::Publish, r#"{"channel":"c","data":1}x"#, "trailing"),
             (Route::Publish, r#"{"channel":"c","channel":"d","data":1}"#, "duplicate field"),
             (Route::Publish, "", "the body is empty"),
-            (Route::PublishMany, r#"{"channels":[],"data":1}"#, "`channels` has 0 entries"),
+            (
+                Route::PublishMany,
+                r#"{"channels":[],"data":1}"#,
+                "`channels` has 0 different entries",
+            ),
             (Route::PublishMany, r#"{"channels":["a",""],"data":1}"#, "`channels[1]`"),
             (Route::PublishMany, r#"{"channels":"a","data":1}"#, "expected a sequence"),
             (Route::BroadcastAll, r#"{"message":1}"#, "line 1 column"),

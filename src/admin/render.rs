@@ -8,6 +8,7 @@ use super::route::speaks_centrifugo;
 use crate::admission::{HeavyHitters, heavy_hitters};
 use crate::close_reason::{CloseReason, DrainOutcome};
 use crate::coordinator::command::{ReloadAnswer, ShutdownAnswer};
+use crate::coordinator::phase::Phase;
 use crate::metrics::REFUSAL_LABELS;
 use crate::pressure::Cause;
 use crate::redis::board::Status;
@@ -16,26 +17,26 @@ use crate::redis::relay::{LinkStatus, Reach};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-pub(super) fn alive(moment: &Moment) -> Value {
-    json!({ "status": "alive", "timestamp": moment.timestamp })
+pub(super) fn alive(timestamp: &str) -> Value {
+    json!({ "status": "alive", "timestamp": timestamp })
 }
 
 /// S4.94, S3.17.
-pub(super) fn ready(moment: &Moment) -> (bool, Value) {
-    let is_ready = moment.phase().is_ready();
+pub(super) fn ready(phase: Phase, timestamp: &str) -> (bool, Value) {
+    let is_ready = phase.is_ready();
     let status = if is_ready { "ready" } else { "not_ready" };
-    (is_ready, probe(moment, status))
+    (is_ready, probe(phase, status, timestamp))
 }
 
 /// S1.46.
-pub(super) fn healthy(moment: &Moment) -> (bool, Value) {
-    let is_healthy = moment.phase().is_ready();
+pub(super) fn healthy(phase: Phase, timestamp: &str) -> (bool, Value) {
+    let is_healthy = phase.is_ready();
     let status = if is_healthy { "healthy" } else { "unhealthy" };
-    (is_healthy, probe(moment, status))
+    (is_healthy, probe(phase, status, timestamp))
 }
 
-fn probe(moment: &Moment, status: &str) -> Value {
-    json!({ "status": status, "phase": moment.phase().name(), "timestamp": moment.timestamp })
+fn probe(phase: Phase, status: &str, timestamp: &str) -> Value {
+    json!({ "status": status, "phase": phase.name(), "timestamp": timestamp })
 }
 
 /// S0.20 to S0.25, and S0.54.
@@ -269,8 +270,8 @@ pub(super) fn config(moment: &Moment) -> Value {
 pub(super) fn overview(moment: &Moment) -> Value {
     let mut value = figures(moment);
     value["shutdown"] = shutdown_status(moment);
-    value["health"] = healthy(moment).1;
-    value["ready"] = ready(moment).0.into();
+    value["health"] = healthy(moment.phase(), &moment.timestamp).1;
+    value["ready"] = ready(moment.phase(), &moment.timestamp).0.into();
     value["shards"] = moment.shards().len().into();
     value["settings"] = config(moment)["settings"].take();
     value["last_shutdown"] =
@@ -323,10 +324,10 @@ fn add_scope(value: &mut Value, reach: Option<Reach>) {
 }
 
 /// The answer to `/api/publish`, or to `/api/broadcast` with one entry for each channel.
-pub(super) fn published(channels: usize, many: bool, reach: Option<Reach>) -> Value {
+pub(super) fn published(entries: Option<usize>, reach: Option<Reach>) -> Value {
     let mut result = json!({});
-    if many {
-        result["responses"] = vec![json!({ "result": {} }); channels].into();
+    if let Some(entries) = entries {
+        result["responses"] = vec![json!({ "result": {} }); entries].into();
     }
     add_scope(&mut result, reach);
     json!({ "result": result })
@@ -470,10 +471,13 @@ mod tests {
         for phase in Phase::ALL {
             let moment = moment(phase);
             let running = phase == Phase::Running;
-            assert_eq!(ready(&moment).0, running);
-            assert_eq!(ready(&moment).1["status"], if running { "ready" } else { "not_ready" });
-            assert_eq!(ready(&moment).1["phase"], phase.name());
-            assert_eq!(healthy(&moment).0, running);
+            assert_eq!(ready(moment.phase(), &moment.timestamp).0, running);
+            assert_eq!(
+                ready(moment.phase(), &moment.timestamp).1["status"],
+                if running { "ready" } else { "not_ready" }
+            );
+            assert_eq!(ready(moment.phase(), &moment.timestamp).1["phase"], phase.name());
+            assert_eq!(healthy(moment.phase(), &moment.timestamp).0, running);
             assert_eq!(
                 health_status(&moment)["graceful_shutdown"]["accepting_connections"],
                 phase.accepts()
@@ -527,8 +531,8 @@ mod tests {
 
     #[test]
     fn several_channels_have_an_entry_each() {
-        assert_eq!(published(1, false, None), json!({ "result": {} }));
+        assert_eq!(published(None, None), json!({ "result": {} }));
         let many = json!({ "result": { "responses": [{ "result": {} }, { "result": {} }] } });
-        assert_eq!(published(2, true, None), many);
+        assert_eq!(published(Some(2), None), many);
     }
 }

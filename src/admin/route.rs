@@ -40,6 +40,47 @@ pub(super) enum Show {
     Overview,
 }
 
+/// Whose requests a route is for, which decides what they wait behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// People, and what acts for them: they see and change how the server stands.
+    Operator,
+    /// Programs, which may send many and large ones.
+    Bulk,
+}
+
+impl Route {
+    pub(super) const fn class(self) -> Class {
+        match self {
+            Self::Drain
+            | Self::Force
+            | Self::Pause
+            | Self::Resume
+            | Self::Pace
+            | Self::Cancel
+            | Self::Reload
+            | Self::Fault
+            | Self::Show(
+                Show::Alive
+                | Show::Ready
+                | Show::Healthy
+                | Show::HealthStatus
+                | Show::ShutdownStatus
+                | Show::Process
+                | Show::Figures
+                | Show::Config
+                | Show::Overview,
+            ) => Class::Operator,
+            Self::Refused
+            | Self::BroadcastAll
+            | Self::Publish
+            | Self::PublishMany
+            | Self::Info
+            | Self::Show(Show::Metrics | Show::Shards) => Class::Bulk,
+        }
+    }
+}
+
 /// The methods that endpoints have; HEAD goes where GET does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {

@@ -1,35 +1,43 @@
-//! The listener and its thread; how many connections there are, and their end.
+//! The listener, its two threads, and accepting.
 //!
-//! Everything a client can hold is bounded: connections here, the head and the body of a
-//! request in bytes and in time in `connection`, the time an answer waits for its reader in
-//! `write_deadline`.
+//! Everything a client can hold is bounded: connections in `connections`, the time of each stage in
+//! `stage`, heads in `connection`, bodies in `body`, answers in `exchange`, work in `work`.
 
 use std::any::Any;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
 use monoio::FusionDriver;
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
 use monoio::net::TcpStream;
-use monoio::time::{Instant, sleep, timeout};
+use monoio::time::sleep;
 
-use super::answer::{Answer, Office};
+use super::answer::AdminState;
 use super::connection::{Patience, serve};
-use super::error::ApiError;
+use super::connections::{Admitted, Connections};
+use super::exchange::Front;
+use super::figures::Figures;
 use super::publishing::publications;
-use super::seats::{Seat, Seats};
+use super::turn::RingTurn;
+use super::unauthorized::LogSampler;
+use super::work::{Work, work};
+use crate::admission::Prefixes;
 use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::state::ServerState;
-use crate::limits::{ADMIN_CONNECTIONS, ADMIN_REFUSALS, ADMIN_STOP_MS};
+use crate::limits::{
+    ADMIN_ACCEPTS_PER_TURN, ADMIN_BACKLOG, ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_PER_SOURCE,
+    ADMIN_STOP_MS,
+};
 use crate::mesh::publisher::Publisher;
+use crate::sys::listener;
 
 /// What the admin listener looks at and speaks to.
 #[derive(Debug)]
@@ -47,21 +55,30 @@ pub struct AdminContext {
 /// The running listener. Dropped, it goes on until the process ends.
 #[derive(Debug)]
 pub struct AdminHandle {
-    thread: JoinHandle<()>,
-    stop: oneshot::Sender<()>,
-    /// The thread has heard that it is to stop.
-    heard: Arc<AtomicBool>,
+    threads: [JoinHandle<()>; 2],
+    /// To each.
+    stop: [oneshot::Sender<()>; 2],
+    /// It has heard that it is to stop.
+    heard: [Arc<AtomicBool>; 2],
     address: SocketAddr,
 }
 
 /// A process that was killed holds its ports until its rings are torn down.
 const PORT_PATIENCE: Duration = Duration::from_millis(800);
 
-/// Entries of the thread's ring: the least that monoio makes.
+/// Entries of each thread's ring: the least that monoio makes.
 const RING_ENTRIES: u32 = 256;
 
-/// The thread's name.
+/// The names of the threads. The kernel shows 15 characters.
 const THREAD: &str = "tidegate-admin";
+/// See [`THREAD`].
+const WORKER: &str = "tidegate-admin-worker";
+
+/// How long a thread may take to set up its event loop.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long accepting rests when it cannot.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens the listener, before its thread exists, so that a taken port is an error at the start.
 /// It is not shared with another process (no SO_REUSEPORT).
@@ -69,16 +86,17 @@ const THREAD: &str = "tidegate-admin";
 /// # Errors
 /// EADDRINUSE after some patience, EACCES, EADDRNOTAVAIL.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let give_up = std::time::Instant::now() + PORT_PATIENCE;
+    let give_up = Instant::now() + PORT_PATIENCE;
     loop {
         match TcpListener::bind(address) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
-                    && std::time::Instant::now() < give_up =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
                 thread::sleep(Duration::from_millis(10));
             }
-            bound => return bound,
+            Err(error) => return Err(error),
+            Ok(bound) => {
+                listener::set_backlog(bound.as_raw_fd(), ADMIN_BACKLOG)?;
+                return Ok(bound);
+            }
         }
     }
 }
@@ -104,36 +122,73 @@ pub(super) fn start_with(
     }
     listener.set_nonblocking(true)?;
     let (stop, stopped) = oneshot::channel();
-    let (ready, is_ready) = crossbeam_channel::bounded(1);
+    let (work, jobs) = work();
+    let figures = Arc::<Figures>::default();
     let commands = context.commands.clone();
-    let heard = Arc::new(AtomicBool::new(false));
-    let hears = Arc::clone(&heard);
-    let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
-        let builder = monoio::RuntimeBuilder::<FusionDriver>::new();
-        let build = || builder.enable_timer().with_entries(RING_ENTRIES).build();
-        let runtime = check_descriptors(&listener).and_then(|()| build());
-        match runtime {
-            Ok(mut runtime) => {
-                // The receiver is there until it has this.
-                let _ = ready.send(Ok(()));
-                let serving =
-                    || runtime.block_on(run(listener, context, patience, stopped, &hears));
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(serving)) {
-                    // A server that can neither be watched nor drained must not go on as if
-                    // nothing had happened.
-                    let cause = ShardFailure::Panic(message_of(panic));
-                    let thread = THREAD.to_owned();
-                    let _ = commands.send(Command::ThreadDied { thread, shard: None, cause });
-                }
-            }
+    let probe = listener.try_clone()?;
+    let (stop_worker, worker_stopped) = oneshot::channel();
+    let heard = [Arc::<AtomicBool>::default(), Arc::default()];
+    let [hears, worker_hears] = heard.clone();
+    let front = Seed { listener, state: Arc::clone(&context.state), work, figures, patience };
+    let figures = Arc::clone(&front.figures);
+    let worker = spawn(WORKER, &probe, commands.clone(), async move || {
+        let (publications, deliveries) = publications();
+        monoio::spawn(deliveries.run(context.publisher.clone()));
+        monoio::spawn(async move {
+            told(worker_stopped).await;
+            worker_hears.store(true, Ordering::Release);
+        });
+        let state = AdminState::new(context, publications, figures);
+        jobs.run(state, Rc::new(RingTurn::new()?)).await;
+        Ok(())
+    })?;
+    match spawn(THREAD, &probe, commands, async move || front.run(stopped, &hears).await) {
+        Ok(front) => {
+            Ok(AdminHandle { threads: [front, worker], stop: [stop, stop_worker], heard, address })
+        }
+        Err(error) => {
+            // The way to it has gone with the listener's thread, so it ends.
+            let _ = worker.join();
+            Err(error)
+        }
+    }
+}
+
+/// Starts a thread with an event loop of its own for `run`. Its panic is told to the coordinator:
+/// a server that can neither be watched nor drained must not go on as if nothing had happened.
+fn spawn(
+    name: &'static str,
+    probe: &TcpListener,
+    commands: Sender<Command>,
+    run: impl AsyncFnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    check_descriptors(probe)?;
+    let (ready, is_ready) = crossbeam_channel::bounded(1);
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let runtime = monoio::RuntimeBuilder::<FusionDriver>::new()
+            .enable_timer()
+            .with_entries(RING_ENTRIES)
+            .build();
+        let mut runtime = match runtime {
+            Ok(runtime) => runtime,
             Err(error) => {
                 let _ = ready.send(Err(error));
+                return;
             }
-        }
+        };
+        // The receiver is there until it has this.
+        let _ = ready.send(Ok(()));
+        let cause = match catch_unwind(AssertUnwindSafe(|| runtime.block_on(run()))) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => ShardFailure::Ring(error),
+            Err(panic) => ShardFailure::Panic(message_of(panic)),
+        };
+        let thread = name.to_owned();
+        let _ = commands.send(Command::ThreadDied { thread, shard: None, cause });
     })?;
-    let thread_ended = || Err(io::Error::other("the admin thread ended at its start"));
-    match is_ready.recv().unwrap_or_else(|_| thread_ended()) {
-        Ok(()) => Ok(AdminHandle { thread, stop, heard, address }),
+    let ended = || io::Error::other("an admin thread ended at its start");
+    match is_ready.recv_timeout(START_PATIENCE).unwrap_or_else(|_| Err(ended())) {
+        Ok(()) => Ok(thread),
         Err(error) => {
             // It has nothing left to do, and with it the listener closes.
             let _ = thread.join();
@@ -144,8 +199,8 @@ pub(super) fn start_with(
 
 /// An event loop takes a ring, an eventfd and an epoll, and monoio leaves the ring open if it cannot
 /// have the others: whether there are three descriptors is found out before.
-fn check_descriptors(listener: &TcpListener) -> io::Result<()> {
-    let _three = (listener.try_clone()?, listener.try_clone()?, listener.try_clone()?);
+fn check_descriptors(probe: &TcpListener) -> io::Result<()> {
+    let _three = (probe.try_clone()?, probe.try_clone()?, probe.try_clone()?);
     Ok(())
 }
 
@@ -155,40 +210,38 @@ impl AdminHandle {
         self.address
     }
 
-    /// True if the thread has ended, which without [`Self::stop`] is a fault.
+    /// True if a thread has ended, which without [`Self::stop`] is a fault.
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Ends the listener, and waits until its thread has heard that, for `patience` at most; and
-    /// then for answers that are being made, for `answers` at most. False if it hears nothing: the
-    /// thread stands still.
+    /// Ends the listener, and waits until its threads have heard that, for `patience` at most; and
+    /// then for answers that are being made, for `answers` at most. False if one hears nothing: it
+    /// stands still.
     pub fn stop_within(self, patience: Duration, answers: Duration) -> bool {
-        let Self { thread, stop, heard, .. } = self;
-        // Errors mean that the thread has ended already.
-        let _ = stop.send(());
+        let Self { threads, stop, heard, .. } = self;
+        for stop in stop {
+            // An error means that the thread has ended already.
+            let _ = stop.send(());
+        }
         let wait = |patience: Duration, done: &dyn Fn() -> bool| {
-            let started = std::time::Instant::now();
-            while !done() && started.elapsed() < patience {
+            let give_up = Instant::now() + patience;
+            while !done() && Instant::now() < give_up {
                 thread::sleep(LOOK);
             }
             done()
         };
-        let has_heard = wait(patience, &|| heard.load(Ordering::Acquire) || thread.is_finished());
+        let has_heard = wait(patience, &|| {
+            let hears = |(thread, heard): (&JoinHandle<()>, &Arc<AtomicBool>)| {
+                heard.load(Ordering::Acquire) || thread.is_finished()
+            };
+            threads.iter().zip(&heard).all(hears)
+        });
         // Whoever reads an answer slowly is cut by the end of the process, or left to its thread.
-        let _ = has_heard && wait(answers, &|| thread.is_finished());
+        let _ = has_heard && wait(answers, &|| threads.iter().all(JoinHandle::is_finished));
         has_heard
     }
-
-    /// Ends the listener, after answers that are being made, and waits for its thread.
-    pub fn stop(self) {
-        let Self { thread, stop, .. } = self;
-        // Errors mean that the thread has ended already.
-        let _ = stop.send(());
-        let _ = thread.join();
-    }
 }
-
 /// How often the end of the thread is looked for.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -197,37 +250,50 @@ fn message_of(panic: Box<dyn Any + Send>) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
-async fn run(
+/// Everything that moves into the listener's thread.
+struct Seed {
     listener: TcpListener,
-    context: AdminContext,
+    state: Arc<ServerState>,
+    work: Work,
+    figures: Arc<Figures>,
     patience: Patience,
+}
+
+impl Seed {
+    async fn run(self, stopped: oneshot::Receiver<()>, hears: &AtomicBool) -> io::Result<()> {
+        let Self { listener, state, work, figures, patience } = self;
+        let turn = Rc::new(RingTurn::new()?);
+        let connections = Connections::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_PER_SOURCE);
+        let front =
+            Front::new(state, work, figures, Rc::clone(&turn), connections.clone(), patience);
+        let acceptor = Acceptor::new(listener, Rc::new(front))?;
+        monoio::select! {
+            () = serve_until(acceptor, stopped, hears, &connections) => {}
+            () = turn.run() => {}
+        }
+        Ok(())
+    }
+}
+
+async fn serve_until(
+    acceptor: Acceptor,
     stopped: oneshot::Receiver<()>,
     hears: &AtomicBool,
+    connections: &Connections,
 ) {
-    let listener = match monoio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "the admin listener cannot be used");
-            return;
-        }
-    };
-    let (publications, deliveries) = publications();
-    monoio::spawn(deliveries.run(context.publisher.clone()));
-    let office = Rc::new(Office::new(context, publications));
-    let (served, refused) = (Seats::new(ADMIN_CONNECTIONS), Seats::new(ADMIN_REFUSALS));
     // Part of this future and not a task, because what is still a task when the event loop is
     // dropped keeps its sockets: the listener must close here.
     monoio::select! {
-        () = accept(listener, office, patience, &served, &refused) => {}
+        () = acceptor.run() => {}
         () = told(stopped) => {}
     }
     hears.store(true, Ordering::Release);
-    served.call();
+    connections.call_all();
     let give_up = Instant::now() + Duration::from_millis(2 * ADMIN_STOP_MS);
     loop {
         // At least once: the kernel is to see that nothing is accepted any more.
         sleep(Duration::from_millis(5)).await;
-        if served.are_free() && refused.are_free() || Instant::now() > give_up {
+        if connections.count() == 0 || Instant::now() > give_up {
             return;
         }
     }
@@ -240,58 +306,88 @@ async fn told(stopped: oneshot::Receiver<()>) {
     }
 }
 
-async fn accept(
-    listener: monoio::net::TcpListener,
-    office: Rc<Office>,
-    patience: Patience,
-    served: &Seats,
-    refused: &Seats,
-) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                if let Some(seat) = served.take() {
-                    monoio::spawn(serve(stream, peer, Rc::clone(&office), patience, seat));
-                } else if let Some(seat) = refused.take() {
-                    office.count(503);
-                    monoio::spawn(refuse(stream, seat));
+/// What accepts connections, many in one turn of the event loop: a burst must not wait a turn for
+/// each.
+struct Acceptor {
+    /// For its readiness.
+    readable: monoio::net::TcpListener,
+    listener: TcpListener,
+    front: Rc<Front>,
+    log: LogSampler,
+}
+
+impl Acceptor {
+    fn new(listener: TcpListener, front: Rc<Front>) -> io::Result<Self> {
+        let readable = monoio::net::TcpListener::from_std(listener.try_clone()?)?;
+        Ok(Self { readable, listener, front, log: LogSampler::default() })
+    }
+
+    async fn run(mut self) {
+        loop {
+            let accepted = match self.readable.readable(false).await {
+                Ok(()) => self.accept(),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = accepted {
+                self.log_trouble(&error);
+                // Out of descriptors, most likely. An idle connection has one.
+                if self.front.connections.evict_any() {
+                    self.front.figures.evicted();
                 }
+                sleep(ACCEPT_PAUSE).await;
             }
-            Err(error) => {
-                // Out of descriptors, most likely. They come back with time, not with trying.
-                tracing::warn!(%error, "the admin listener cannot accept");
-                sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Accepts what waits, up to a bound.
+    fn accept(&mut self) -> io::Result<()> {
+        for _ in 0..ADMIN_ACCEPTS_PER_TURN {
+            let (stream, peer) = match self.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if is_of_the_connection(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            self.admit(stream, peer)?;
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, stream: std::net::TcpStream, peer: SocketAddr) -> io::Result<()> {
+        let now = Instant::now();
+        let front = &self.front;
+        let admitted = front.connections.admit(Prefixes::default().key(peer.ip()), now);
+        front.figures.set_connections(front.connections.count());
+        // Closed without an answer: all others are known clients whose requests are being done.
+        let Some(Admitted { permit, evicted }) = admitted else { return Ok(()) };
+        if let Some((source, stage)) = evicted {
+            front.figures.evicted();
+            if self.log.may_log(1, now) {
+                tracing::warn!(
+                    %source,
+                    ?stage,
+                    "the admin listener is full ({ADMIN_CONNECTIONS} connections, or \
+                     {ADMIN_CONNECTIONS_PER_SOURCE} of one source): the longest idle connections \
+                     end for new ones, of which this is one; `ss -tn sport = :PORT` shows all, a \
+                     firewall keeps strangers from admin.listen"
+                );
             }
+        }
+        let stream = TcpStream::from_std(stream)?;
+        monoio::spawn(serve(stream, peer, Rc::clone(front), permit));
+        Ok(())
+    }
+
+    fn log_trouble(&mut self, error: &io::Error) {
+        if self.log.may_log(1, Instant::now()) {
+            tracing::warn!(%error, "the admin listener cannot accept");
         }
     }
 }
 
-/// Tells a connection above the limit so, and waits for its end for a moment: closing with
-/// unread bytes would reset it before the answer is read.
-async fn refuse(mut stream: TcpStream, _seat: Seat) {
-    let error = ApiError::unavailable(format!(
-        "{ADMIN_CONNECTIONS} connections are open already; try again later"
-    ));
-    let Answer { content_type, body, .. } = Answer::error(error, "/");
-    let mut text = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {content_type}\r\ncontent-length: \
-         {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    text.extend_from_slice(&body);
-    let _ = timeout(Duration::from_secs(1), async move {
-        if stream.write_all(text).await.0.is_err() || stream.shutdown().await.is_err() {
-            return;
-        }
-        let mut buffer = vec![0; 4096];
-        loop {
-            let (read, back) = stream.read(buffer).await;
-            if !matches!(read, Ok(1..)) {
-                return;
-            }
-            buffer = back;
-        }
-    })
-    .await;
+/// Whether an error of accept(2) is about the connection, which is gone, and not about the
+/// listener.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, TimedOut};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | TimedOut)
 }

@@ -36,7 +36,6 @@ pub(super) fn advice(text: &str, offset: usize) -> Option<String> {
         ),
         Rule::Overrides | Rule::Hooks => return None,
         Rule::Address
-        | Rule::HeaderName
         | Rule::LogFormat
         | Rule::ProxyProtocol
         | Rule::HeaderName

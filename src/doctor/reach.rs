@@ -12,7 +12,7 @@ use crate::ring::probe::OLDEST_KERNEL;
 
 /// Descriptors of the process besides those of its shards: standard streams, listeners of the
 /// admin and its connections, files that are read, a safe margin.
-const OWN_FILES: u64 = 64 + limits::ADMIN_CONNECTIONS as u64 + limits::ADMIN_REFUSALS as u64;
+const OWN_FILES: u64 = 64 + limits::ADMIN_CONNECTIONS as u64;
 /// Descriptors of one shard: ring, listener, eventfd and one to spare.
 const FILES_PER_SHARD: u64 = 4;
 /// The most shards that `server.shards` allows.

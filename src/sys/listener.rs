@@ -35,11 +35,21 @@ pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
     set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     set(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, KERNEL_UNSENT_BYTES)?;
     bind_patiently(fd, address)?;
+    set_backlog(fd, backlog)?;
+    Ok(socket)
+}
+
+/// Sets how many connections wait to be accepted by a socket that listens already; the kernel's
+/// `net.core.somaxconn` bounds it.
+///
+/// # Errors
+/// EBADF, EINVAL for a socket that is not bound.
+pub fn set_backlog(listener: RawFd, backlog: u32) -> io::Result<()> {
     // SAFETY: takes two integers.
-    if unsafe { libc::listen(fd, backlog.min(i32::MAX as u32) as i32) } != 0 {
+    if unsafe { libc::listen(listener, backlog.min(i32::MAX as u32) as i32) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// Claims `address` without SO_REUSEPORT for a moment, so that a port that another process

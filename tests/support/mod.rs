@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod admin_siege;
 pub(crate) mod cgroup;
 pub(crate) mod crowd;
 pub(crate) mod figures;

@@ -1,8 +1,10 @@
-//! The OpenMetrics text of `/metrics`: what every number is called, what it means, its unit.
+//! The text of `/metrics`: what every number is called, what it means, its unit.
 //!
 //! Counters live with the shards, so nothing is registered and kept: a scrape reads them.
 
+mod admin;
 mod compatibility;
+pub(super) mod exposition;
 mod memory;
 mod page;
 mod redis;
@@ -17,6 +19,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use self::admin::admin;
 use self::compatibility::compatibility;
 use self::memory::memory;
 use self::page::{BYTES, Page, SECONDS, ratio, seconds};
@@ -30,10 +33,7 @@ use crate::log;
 use crate::metrics::REFUSAL_LABELS;
 use crate::pressure::Cause;
 
-/// The content type of the text.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// The text for one scrape.
+/// The OpenMetrics text for one scrape.
 ///
 /// # Errors
 /// None that writing into a string can have.
@@ -63,6 +63,7 @@ impl Collector for Scrape {
         shutdown(&mut page)?;
         last_shutdown(&mut page)?;
         process(&mut page)?;
+        admin(&mut page)?;
         if moment.state.config().metrics.compatibility_names {
             compatibility(&mut page)?;
         }
@@ -407,13 +408,6 @@ fn process(page: &mut Page<'_, '_>) -> Result<(), Error> {
         None,
         "Ticks of the coordinator, one each five seconds",
         moment.state.ticks(),
-    )?;
-    page.counter_by(
-        "tidegate_admin_answers",
-        None,
-        "Answers of the admin listener, by status",
-        "status",
-        moment.answers.iter().map(|(status, count)| (status.to_string(), *count)),
     )?;
     page.counter_by(
         "tidegate_log_lines_dropped",

@@ -132,7 +132,7 @@ fn redis_and_the_cluster_are_shown_when_there_is_one() {
 fn the_page_is_well_formed() {
     let page = page(|moment| {
         moment.state.set_pressure(pressed());
-        moment.answers = [(200, 3), (404, 1)].into();
+        moment.admin.answers = [(200, 3), (404, 1)].into();
         moment.redis = connected();
         moment.last_shutdown = last(
             r#"{"duration_ms":1500,"connections_at_start":7,"forced":true,"exit_code":70,

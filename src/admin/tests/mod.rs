@@ -10,12 +10,13 @@ mod shutdown;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use serde_json::Value;
 
 use super::connection::Patience;
+use super::figures::Counted;
 use super::moment::Moment;
 use super::process::ProcessFigures;
 use super::server::start_with;
@@ -50,7 +51,7 @@ pub(super) fn moment(phase: Phase) -> Moment {
         redis: View::default(),
         inboxes: vec![0, 0],
         last_shutdown: None,
-        answers: [].into(),
+        admin: Counted::default(),
     }
 }
 
@@ -120,6 +121,12 @@ impl Admin {
         self.ask("GET", path, "", "")
     }
 
+    /// A POST to the server API whose errors are to be statuses.
+    fn post_for_status(&self, path: &str, body: &str) -> Reply {
+        let headers = "content-type: application/json\r\nX-Centrifugo-Error-Mode: transport\r\n";
+        self.ask("POST", path, headers, body)
+    }
+
     fn post(&self, path: &str, body: &str) -> Reply {
         self.ask("POST", path, "content-type: application/json\r\n", body)
     }
@@ -129,7 +136,7 @@ impl Drop for Admin {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take() {
             assert!(!handle.is_finished(), "the admin thread has ended");
-            handle.stop();
+            assert!(handle.stop_within(Duration::from_secs(5), Duration::from_secs(5)));
         }
     }
 }

@@ -2,7 +2,6 @@
 //! missed them.
 
 use std::thread;
-use std::time::Instant;
 
 use super::*;
 use crate::channels::publish::{broadcast_text, text_frame};
@@ -72,14 +71,64 @@ fn several_channels_get_the_same_frame() {
 #[test]
 fn what_is_malformed_is_refused_with_centrifugos_number() {
     let admin = Admin::start();
-    for body in ["", "{", "[]", "{}", r#"{"channel":"a","data":1,"tags":{}}"#, "\u{0}"] {
+    for (body, status) in [
+        ("", 400),
+        ("{", 400),
+        ("[]", 400),
+        ("\u{0}", 400),
+        ("{}", 200),
+        (r#"{"channel":"","data":1}"#, 200),
+        (r#"{"channel":"a","data":1,"tags":{}}"#, 200),
+    ] {
         let reply = admin.post("/api/publish", body);
+        assert_eq!((reply.status, &reply.json()["error"]["code"]), (status, &107.into()), "{body}");
+        let reply = admin.post_for_status("/api/publish", body);
         assert_eq!((reply.status, &reply.json()["error"]["code"]), (400, &107.into()), "{body}");
     }
+    let page = admin.get("/metrics").body;
+    let counted = "tidegate_admin_api_errors_total{code=\"107\"} 14";
+    assert!(page.lines().any(|line| line == counted), "{page}");
     let reply = admin.ask("POST", "/api/publish", "content-type: application/json\r\n", "{}");
     assert!(reply.json()["error"]["message"].as_str().unwrap().contains("`channel`"));
     assert!(admin.inboxes[0].take().is_none());
     admin.post("/api/v1/broadcast", "{").is_error(400, "bad_request", "line 1 column 1");
+}
+
+/// A field that does nothing yet is refused, and the message says that this is why.
+#[test]
+fn fields_without_effect_are_refused_with_a_word() {
+    let admin = Admin::start();
+    for field in ["tags", "skip_history", "idempotency_key", "b64data", "version"] {
+        let body = format!(r#"{{"channel":"a","channels":["a"],"data":1,"{field}":null}}"#);
+        let path = if field == "tags" { "/api/broadcast" } else { "/api/publish" };
+        let body = match path {
+            "/api/broadcast" => body.replace(r#""channel":"a","#, ""),
+            _ => body.replace(r#""channels":["a"],"#, ""),
+        };
+        let reply = admin.post(path, &body);
+        let said = format!("`{field}` has no effect in this version");
+        assert!(reply.body.contains(&said), "{reply:?}");
+    }
+    assert!(admin.inboxes[0].take().is_none());
+}
+
+/// The limit is on different channels; one that is named again is published to once.
+#[test]
+fn a_channel_that_is_named_many_times_counts_once() {
+    let admin = Admin::start();
+    let many = vec!["\"a\""; 1_500].join(",");
+    let reply = admin.post("/api/broadcast", &format!(r#"{{"channels":[{many},"b"],"data":1}}"#));
+    assert_eq!(reply.json()["result"]["responses"].as_array().unwrap().len(), 1_501, "{reply:?}");
+    for inbox in &admin.inboxes {
+        let channels: Vec<_> =
+            std::iter::from_fn(|| inbox.take().map(|message| published(Some(message)).0)).collect();
+        assert_eq!(channels, ["a", "b"]);
+    }
+    let different: Vec<_> = (0..1_001).map(|n| format!("\"{n}\"")).collect();
+    let body = format!(r#"{{"channels":[{}],"data":1}}"#, different.join(","));
+    assert!(admin.post("/api/broadcast", &body).body.contains("1001 different entries"));
+    let body = format!(r#"{{"channels":[{}],"data":1}}"#, vec!["\"a\""; 16_001].join(","));
+    assert!(admin.post("/api/broadcast", &body).body.contains("16001 entries"));
 }
 
 #[test]
@@ -118,7 +167,7 @@ fn a_shard_that_takes_nothing_is_named() {
     assert_eq!(admin.post("/api/publish", r#"{"channel":"c","data":1}"#).status, 200);
     assert_eq!(published(admin.inboxes[0].take()).0, "c");
     let asked_at = Instant::now();
-    let reply = admin.post("/api/publish", r#"{"channel":"d","data":2}"#);
+    let reply = admin.post_for_status("/api/publish", r#"{"channel":"d","data":2}"#);
     assert!((900..3_000).contains(&asked_at.elapsed().as_millis()), "{:?}", asked_at.elapsed());
     assert_eq!((reply.status, &reply.json()["error"]["code"]), (503, &100.into()), "{reply:?}");
     assert!(reply.body.contains("the inbox of shard 1 stayed full"), "{reply:?}");
@@ -131,9 +180,12 @@ fn no_shard_is_503() {
     admin.inboxes.pop();
     assert_eq!(admin.post("/api/publish", r#"{"channel":"c","data":1}"#).status, 200);
     admin.inboxes.clear();
-    let reply = admin.post("/api/publish", r#"{"channel":"c","data":1}"#);
+    let reply = admin.post_for_status("/api/publish", r#"{"channel":"c","data":1}"#);
     assert_eq!(reply.status, 503);
     assert!(reply.body.contains("no shard is left"), "{reply:?}");
+    let reply = admin.post("/api/publish", r#"{"channel":"c","data":1}"#);
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (200, &100.into()));
+    admin.post("/api/v1/broadcast", r#"{"message":"m"}"#).is_error(503, "unavailable", "no shard");
 }
 
 /// Many publish at once while inboxes run full: all shards see one order, nothing is lost, and
