@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::admin_siege::{Kind, Siege};
 use support::redis::Redis;
 use support::wire::{self, CLOSE, Client, End, FIN, Next, close_payload, frame};
 use support::{eventually, http};
@@ -194,6 +195,30 @@ fn a_shutdown_that_cannot_be_whole_is_an_error_that_says_what() {
     let pool = stages.as_array().unwrap().iter().find(|stage| stage["name"] == "database:pool");
     assert_eq!(pool.unwrap()["result"], "timed_out", "{stages}");
     drop(over);
+}
+
+/// A client of the admin listener that never stops asking, and others that hold it in other ways.
+#[test]
+fn a_shutdown_returns_in_its_time_whatever_clients_of_the_admin_do() {
+    let _alone = alone_in_the_process();
+    for kinds in [&[Kind::Pipeline][..], &[Kind::Deaf, Kind::HalfBody, Kind::Guess, Kind::Trickle]]
+    {
+        let mut config = config();
+        config.admin.token = Some(Secret::new("correct-horse-battery-staple".to_owned()));
+        let server = Server::new(config).start().unwrap();
+        let siege = Siege::begin(server.admin(), kinds, kinds.len());
+        eventually("they have connected", || siege.connects() >= kinds.len() as u64);
+        let deadline = Duration::from_secs(3);
+        let began = Instant::now();
+        let waiting = std::thread::scope(|scope| {
+            let other = scope.spawn(|| server.shutdown(deadline));
+            (server.shutdown(deadline), other.join().unwrap())
+        });
+        assert!(began.elapsed() < deadline + Duration::from_secs(2), "{:?}", began.elapsed());
+        assert_eq!(waiting.0.unwrap().exit_code, Some(0));
+        assert_eq!(waiting.1.unwrap().exit_code, Some(0));
+        drop(siege);
+    }
 }
 
 #[test]

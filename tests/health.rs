@@ -92,7 +92,61 @@ fn the_figures_agree_with_the_clients() {
     assert_eq!(sum("tidegate_connections_closed_total{reason=\"peer_closed\"}"), 3.0);
     assert_eq!(sum("tidegate_messages_received_total"), 16.0);
     assert_eq!(sum("tidegate_messages_sent_total"), 16.0);
-    assert!(page.ends_with("# EOF\n"), "OpenMetrics");
+}
+
+/// Both forms have the same samples; a type line that text readers would not understand is in
+/// neither of theirs.
+#[test]
+fn metrics_are_in_the_form_that_the_reader_asks_for() {
+    let server = Server::start(&["server.shards=2"]);
+    let page = |accept: &str| {
+        let request = format!(
+            "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{accept}\r\n",
+            server.admin
+        );
+        let (response, _) = wire::exchange(server.admin, request.as_bytes()).unwrap();
+        let content_type = response.header("content-type").unwrap().to_owned();
+        assert_eq!(response.header("vary"), Some("Accept"));
+        (content_type, response.body().to_owned())
+    };
+    let prometheus = "accept: application/openmetrics-text;version=1.0.0;q=0.5,\
+                      text/plain;version=0.0.4;q=0.2,*/*;q=0.1\r\n";
+    let (content_type, open_metrics) = page(prometheus);
+    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open_metrics.ends_with("# EOF\n"));
+    assert!(open_metrics.contains("# TYPE tidegate_connections_accepted counter\n"));
+    // A reader of text alone, one that takes anything, and one that says nothing.
+    for accept in ["accept: text/plain;version=0.0.4\r\n", "accept: */*\r\n", ""] {
+        let (content_type, text) = page(accept);
+        assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8", "{accept}");
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
+        let kinds = ["counter", "gauge", "histogram", "untyped"];
+        let mut kind = (String::new(), String::new());
+        for line in text.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            match words[..] {
+                ["#", "TYPE", name, of] => {
+                    assert!(kinds.contains(&of), "{line}");
+                    kind = (name.to_owned(), of.to_owned());
+                }
+                ["#", "HELP", ..] => {}
+                // A sample belongs to the type above it by its name.
+                _ => assert!(line.starts_with(&kind.0), "{line} below {kind:?}"),
+            }
+        }
+        assert!(text.contains("# TYPE tidegate_connections_accepted_total counter\n"));
+        let names = |page: &str| -> Vec<String> {
+            let samples = page.lines().filter(|line| !line.starts_with('#'));
+            samples
+                .filter_map(|line| line.rsplit_once(' '))
+                .map(|(name, _)| name.to_owned())
+                .collect()
+        };
+        let admin = |name: &String| name.starts_with("tidegate_admin_answers");
+        let without_own =
+            |page| names(page).into_iter().filter(|name| !admin(name)).collect::<Vec<_>>();
+        assert_eq!(without_own(&text), without_own(&open_metrics));
+    }
 }
 
 /// S4.22, S4.30, S4.31.

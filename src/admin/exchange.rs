@@ -39,7 +39,7 @@ use crate::admission::{Prefixes, SourceKey};
 use crate::coordinator::state::ServerState;
 use crate::limits::{
     ADMIN_ANSWERS_BYTES, ADMIN_BODIES_BYTES, ADMIN_HOLD_MS, ADMIN_KEEP_ALIVE_SECONDS,
-    ADMIN_OPEN_BURST, ADMIN_OPEN_INTERVAL_MS, ADMIN_SMALL_BYTES,
+    ADMIN_OPEN_BURST, ADMIN_OPEN_INTERVAL_MS, ADMIN_ROOM_MS, ADMIN_SMALL_BYTES,
 };
 
 /// How often a connection may send what needs no token or is refused.
@@ -118,29 +118,33 @@ impl Front {
         }
     }
 
-    /// Memory for `count` bytes of `budget`. If there is none, the clients that have held some in
-    /// `stage` longest give way; an error if that is not long enough.
+    /// Waits for memory that `fits`. If there is none, clients that have held some in `stage` for
+    /// longer than the patience with them give way.
+    ///
+    /// # Errors
+    /// 503 if there is none for so long.
     pub(super) async fn room(
         &self,
         stage: Stage,
         client: &Rc<Standing>,
         mut fits: impl FnMut() -> bool,
     ) -> Result<(), ApiError> {
-        const TRIES: usize = 8;
-        for _ in 0..TRIES {
+        let patience = Duration::from_millis(ADMIN_HOLD_MS);
+        let give_up = Instant::now() + Duration::from_millis(ADMIN_ROOM_MS);
+        loop {
             if fits() {
                 return Ok(());
             }
-            let patience = Duration::from_millis(ADMIN_HOLD_MS);
-            if !self.connections.evict_from(stage, patience, client, Instant::now()) {
+            let now = Instant::now();
+            if self.connections.evict_from(stage, patience, client, now) {
+                self.figures.evicted();
+                // The connection that gave way ends in the next turn.
+                self.turn.pass().await;
+            } else if now < give_up {
+                sleep(patience / 8).await;
+            } else {
                 break;
             }
-            self.figures.evicted();
-            // The connection that gave way ends in the next turn.
-            self.turn.pass().await;
-        }
-        if fits() {
-            return Ok(());
         }
         let what = if stage == Stage::Body { "bodies" } else { "answers" };
         let message = format!("the memory for long {what} is in use; try again later");
@@ -288,7 +292,16 @@ async fn handle(
         body,
         format: exposition::negotiate(accept),
     };
-    Ok(front.work.ask(order).await?)
+    let permit = match front.work.try_permit(endpoint.route) {
+        Some(permit) => permit,
+        None => {
+            client.enter(Stage::Queued);
+            let permit = front.work.permit(endpoint.route).await;
+            client.enter(Stage::Working);
+            permit?
+        }
+    };
+    Ok(front.work.ask(order, permit).await?)
 }
 
 async fn read_body(
