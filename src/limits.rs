@@ -205,8 +205,8 @@ pub const ADMIN_ANSWERS_BYTES: usize = 8 << 20;
 /// answer holds, in milliseconds.
 pub const ADMIN_HOLD_MS: u64 = 250;
 
-/// How long an admin request waits for its turn to be worked on, or for memory that others hold, in
-/// milliseconds: several times [`ADMIN_HOLD_MS`], and less than a scraper waits.
+/// How long an admin request waits for memory that others hold, in milliseconds: several times
+/// [`ADMIN_HOLD_MS`], and less than a scraper waits.
 pub const ADMIN_ROOM_MS: u64 = 1_500;
 
 /// Bytes of an admin body that are read before the event loop looks at its other connections.

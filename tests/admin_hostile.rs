@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use support::admin_siege::{KINDS, Kind, Siege};
-use support::figures::{self, metric};
+use support::figures;
 use support::server::Server;
 use support::wire::{End, Response};
 use support::{PATIENCE, crowd, eventually, socket, wire};
@@ -460,10 +460,7 @@ fn what_clients_do_not_read_and_do_not_finish_has_a_budget() {
     // Budgets of 16 and 8 MiB, 16 KiB for each of 512, and what the allocator keeps.
     let held = most.saturating_sub(before);
     assert!(held < 96 << 20, "{} MiB", held >> 20);
-    succeeds(&server, &["status"]);
-    assert_eq!(page_of(server.admin, "").0, 200);
     drop(siege);
-    eventually("no connection is left", || metric(&server, "tidegate_admin_connections ") <= 2);
 }
 
 fn with_token() -> String {

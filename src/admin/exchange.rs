@@ -292,16 +292,7 @@ async fn handle(
         body,
         format: exposition::negotiate(accept),
     };
-    let permit = match front.work.try_permit(endpoint.route) {
-        Some(permit) => permit,
-        None => {
-            client.enter(Stage::Queued);
-            let permit = front.work.permit(endpoint.route).await;
-            client.enter(Stage::Working);
-            permit?
-        }
-    };
-    Ok(front.work.ask(order, permit).await?)
+    Ok(front.work.ask(order).await?)
 }
 
 async fn read_body(
