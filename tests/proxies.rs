@@ -328,6 +328,55 @@ fn a_header_for_one_address_that_has_none_or_two_is_refused() {
     }
 }
 
+/// A proxy that forwards TCP writes no header of HTTP: whatever is there is its client's.
+#[test]
+fn with_none_no_header_says_who_the_client_is() {
+    let server = start(&[
+        "server.proxy_protocol=accept",
+        "server.forwarded_header=none",
+        "admission.max_connections_per_ip=1",
+        "admission.deny=192.0.2.1/32",
+    ]);
+    let lines = ["X-Forwarded-For: 8.8.8.8", "Forwarded: for=8.8.4.4", "None: 8.8.8.8"];
+    let _proxy = send(&server, PROXY, &with_lines(&lines)).unwrap();
+    for line in lines {
+        assert_eq!(refused(send(&server, PROXY, &with_line(line))).0, 429, "{line}");
+    }
+    assert_eq!(refused(send(&server, PROXY, &Way::V2.request(client(1)))).0, 403);
+}
+
+/// Nobody's limit counts an attempt of which nobody can tell whose it is, so the rate of the
+/// answers bounds what a flood of them costs.
+#[test]
+fn requests_that_name_no_client_are_answered_at_the_rate_of_refusals() {
+    let server = start(&[
+        "server.proxy_protocol=accept",
+        "refusal.http_per_second=4",
+        "refusal.close_per_second=0",
+    ]);
+    let both = with_lines(&["X-Forwarded-For: 192.0.2.1", "Forwarded: for=8.8.8.8"]);
+    let malformed = b"PROXY TCP4 nobody 127.0.0.1 1 1\r\n".to_vec();
+    let mut told = 0;
+    const ATTEMPTS: usize = 200;
+    for attempt in 0..ATTEMPTS {
+        let request = if attempt % 2 == 0 { &both } else { &malformed };
+        let answer = socket::connect_from(PROXY, server.clients).and_then(|mut stream| {
+            stream.write_all(request)?;
+            Client::read_answer(stream)
+        });
+        match answer {
+            Ok(Err(response)) => {
+                assert_eq!(response.status, 400);
+                told += 1;
+            }
+            Ok(Ok(_)) => panic!("upgraded"),
+            Err(error) => assert!(wire::is_reset(&error), "{error}"),
+        }
+    }
+    assert!((4..ATTEMPTS).contains(&told), "{told}");
+    send(&server, PROXY, &Way::V2.request(client(1))).unwrap().echo("not affected");
+}
+
 #[test]
 fn a_required_header_is_required_of_proxies_only() {
     let server = start(&["server.proxy_protocol=require"]);
@@ -601,7 +650,8 @@ fn what_is_no_network_and_no_header_is_refused_at_the_start() {
             "server.forwarded_header=X-Forwarded-Fro",
             "flag --set: server.forwarded_header = X-Forwarded-Fro is refused (did you mean \
              x-forwarded-for?); allowed: empty, x-forwarded-for, forwarded, x-real-ip, \
-             cf-connecting-ip, or another name of 1 to 64 letters, digits and !#$%&'*+-.^_`|~",
+             cf-connecting-ip, none, or another name of 1 to 64 letters, digits and \
+             !#$%&'*+-.^_`|~",
         ),
         ("server.forwarded_header=a header", "server.forwarded_header = a header is refused; "),
     ] {

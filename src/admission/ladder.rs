@@ -106,6 +106,12 @@ impl Ladder {
         }
     }
 
+    /// Whether a connection can be answered that is refused before anybody knows whose it is, and
+    /// that no limit of a source counts. It takes the place of an HTTP answer.
+    pub fn answer_unidentified(&mut self, now_ns: u64) -> bool {
+        self.http.take(now_ns)
+    }
+
     /// Whether a connection that is not refused can be told why it ends, and be waited for until it
     /// has read that: it costs what a Close costs.
     pub fn answer_timeout(&mut self, now_ns: u64) -> bool {
@@ -219,6 +225,13 @@ mod tests {
         assert_eq!(counts(&mut ladder, true, 9, 0), [0, 0, 1, 8]);
         assert_eq!(counts(&mut ladder, true, 9, 4 * NS_PER_SECOND - 1), [0, 0, 0, 9]);
         assert_eq!(counts(&mut ladder, true, 9, 4 * NS_PER_SECOND), [0, 0, 1, 8]);
+    }
+
+    #[test]
+    fn an_answer_to_nobody_takes_the_place_of_one_to_somebody() {
+        let mut ladder = Ladder::new(RATES, 1);
+        assert_eq!((0..99).filter(|_| ladder.answer_unidentified(0)).count(), 10);
+        assert_eq!(counts(&mut ladder, false, 100, 0)[Rung::Http.index()], 0);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum ForwardedHeader {
     XForwardedFor,
     /// `Forwarded`.
     Forwarded,
+    /// No header: only a PROXY header says who the client is.
+    Nothing,
     /// The header of this name, in lower case, whose value is one address.
     Single(String),
 }
@@ -34,6 +36,7 @@ impl ForwardedHeader {
             name if name.is_empty() => Self::EitherList,
             name if name == X_FORWARDED_FOR => Self::XForwardedFor,
             name if name == FORWARDED => Self::Forwarded,
+            name if name == NONE => Self::Nothing,
             name => Self::Single(name),
         }
     }
@@ -44,6 +47,7 @@ impl ForwardedHeader {
             Self::EitherList => "",
             Self::XForwardedFor => X_FORWARDED_FOR,
             Self::Forwarded => FORWARDED,
+            Self::Nothing => NONE,
             Self::Single(name) => name,
         }
     }
@@ -51,6 +55,7 @@ impl ForwardedHeader {
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED: &str = "forwarded";
+const NONE: &str = "none";
 
 /// Why nobody can tell who the client is, although a proxy says something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +98,7 @@ pub fn client(
         ForwardedHeader::Forwarded => {
             (forwarded(head, trusted).unwrap_or(Found(None)), Provenance::Forwarded)
         }
+        ForwardedHeader::Nothing => (Found(None), Provenance::Peer),
         ForwardedHeader::Single(name) => (single(head, name)?, Provenance::SingleHeader),
     };
     Ok(match found.0 {

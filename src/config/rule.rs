@@ -325,7 +325,8 @@ impl Rule {
 }
 
 /// Headers in which proxies say who the client is.
-const CLIENT_HEADERS: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip"];
+const CLIENT_HEADERS: [&str; 5] =
+    ["x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip", "none"];
 
 /// The longest name of a header: twice what any proxy uses.
 const HEADER_NAME_CHARS: usize = 64;

@@ -50,7 +50,8 @@ fn next<T: Setting>(values: &mut impl Iterator<Item = Value>) -> T {
 keys! {
     /// The client listener, its shards, and what one connection may hold.
     server: Server {
-        /// Where clients connect. Port 0 takes a free port.
+        /// Where clients connect: one address and port. [::]:8080 takes IPv4 as well, unless
+        /// net.ipv6.bindv6only is set. Port 0 takes a free port.
         listen: SocketAddr = Text("0.0.0.0:8080"), Rule::Address, "";
 
         /// How many shards there are; each is a thread with its own ring, listener and
@@ -80,10 +81,11 @@ keys! {
         trusted_proxies: Vec<IpNet> = Text(""), Rule::Networks, "";
 
         /// The one header in which trusted proxies say who the client is: x-forwarded-for,
-        /// forwarded, or a header that has a single address in it, such as x-real-ip or
-        /// cf-connecting-ip. Others are not looked at, because a proxy passes on what its client
-        /// sends in them. If it is empty, x-forwarded-for or forwarded, and a request that has
-        /// both is refused with 400. Name the one that your proxy writes.
+        /// forwarded, a header that has a single address in it, such as x-real-ip or
+        /// cf-connecting-ip, or none where only PROXY headers are believed. Others are not looked
+        /// at, because a proxy passes on what its client sends in them. If it is empty,
+        /// x-forwarded-for or forwarded, and a request that has both is refused with 400. Name the
+        /// one that your proxy writes.
         forwarded_header: String = Text(""), Rule::HeaderName, "";
 
         /// Whether a trusted proxy begins a connection with a PROXY header, version 1 or 2:

@@ -59,6 +59,11 @@ impl Refusing {
             silent_until: None,
         }
     }
+
+    /// See [`Ladder::answer_unidentified`].
+    pub(super) fn answers_unidentified(&mut self, now_ns: u64) -> bool {
+        self.ladder.answer_unidentified(now_ns)
+    }
 }
 
 impl<E: Environment> Shard<E> {

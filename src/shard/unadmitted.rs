@@ -109,7 +109,7 @@ impl<E: Environment> Shard<E> {
         match reader.read(&bytes) {
             Ok(Header::Incomplete) => waiting.header = Some((bytes, reader)),
             Ok(Header::Absent) if self.settings.proxy_protocol == ProxyProtocol::Require => {
-                self.refuse_upgrade(token, &NO_HEADER, false);
+                self.refuse_unidentified(token, &NO_HEADER, false);
             }
             Ok(Header::Absent) => {
                 // What looked like the beginning of a header begins the request.
@@ -131,7 +131,7 @@ impl<E: Environment> Shard<E> {
                 }
                 self.recycle(bytes);
             }
-            Err(Malformed) => self.refuse_upgrade(token, &MALFORMED, false),
+            Err(Malformed) => self.refuse_unidentified(token, &MALFORMED, false),
         }
     }
 
@@ -145,11 +145,21 @@ impl<E: Environment> Shard<E> {
             Ok(client) => self.admit_client(token, client, head),
             Err(ambiguous) => {
                 warn_once(ambiguous, peer, forwarded_header);
-                self.unadmitted.remove(&token.slot);
-                self.refuse_upgrade(token, &refusal_of(ambiguous), true);
+                self.refuse_unidentified(token, &refusal_of(ambiguous), true);
                 Standing::Refused
             }
         }
+    }
+
+    /// Nobody can tell whose the connection is: it is answered within the rate of refusals, because
+    /// no limit of a source counts it, and otherwise reset.
+    fn refuse_unidentified(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {
+        self.unadmitted.remove(&token.slot);
+        if self.refusing.answers_unidentified(self.now.ns()) {
+            return self.refuse_upgrade(token, refusal, read_whole);
+        }
+        self.reset(token);
+        self.end(token, CloseReason::HandshakeRefused);
     }
 
     /// The client is known: the connection is its from now on. `request` is what has been read of

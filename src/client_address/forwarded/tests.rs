@@ -177,6 +177,7 @@ fn a_header_that_is_named_is_the_only_one_that_is_looked_at() {
         ("x-real-ip", "192.0.2.3:0"),
         ("CF-Connecting-IP", "[2001:db8::4]:0"),
         ("true-client-ip", NOBODY),
+        ("none", NOBODY),
     ] {
         assert_eq!(shown_by(header, &lines).unwrap(), expected, "{header}");
     }
