@@ -161,6 +161,8 @@ fn config(plan: &Plan) -> Config {
     config.shutdown.notice_ms = 100;
     config.shutdown.drain_ms = 1_500;
     config.shutdown.close_timeout_ms = 500;
+    config.drain_deploy.deadline_ms = DEADLINE_MS;
+    config.drain_deploy.drain_ms = config.shutdown.drain_ms;
     config
 }
 
