@@ -22,6 +22,7 @@ use tidegate::coordinator::drain::Pace;
 use tidegate::coordinator::limits::Limits;
 use tidegate::coordinator::state::ServerState;
 use tidegate::handler::{Handler, ShardRoutes, echo::Echo, plain::Plain};
+use tidegate::limits::MIN_FILES;
 use tidegate::memory_plan::MemoryPlan;
 use tidegate::mesh::inbox::{Postbox, inbox};
 use tidegate::mesh::message::{Fault as Injected, ShardMessage};
@@ -82,7 +83,8 @@ impl Plan {
             clients: random.of(&[1, 3, 3, 10, 10, 30, 80]),
             sources: random.of(&[1, 2, 5]),
             spacing_ms: random.of(&[1, 20, 300]),
-            files: random.of(&[16, 40, 300, 700]),
+            // The least that the server starts with, and more.
+            files: random.of(&[MIN_FILES as usize, 300, 700]),
             buffers: random.of(&[2, 4, 64]),
             buffer_bytes: random.of(&[64, 512, 4_096]),
             room: random.of(&[2, 30, 8_192]),
