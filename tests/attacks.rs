@@ -322,31 +322,6 @@ fn a_thousand_bombs_cost_the_memory_of_one_message_per_shard() {
 }
 
 #[test]
-fn a_thousand_chunks_of_messages_with_long_replies_hold_one_reply_each() {
-    const REPLY: usize = 64 << 10;
-    let _alone = alone();
-    let siege =
-        Siege::new(&["server.receive_buffer_bytes=65536", "server.max_message_bytes=65536"]);
-    let offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9";
-    let mut attackers = compressing_with(siege.server.clients, offer);
-    let mut compress = Compress::new(Compression::best(), false);
-    let mut bomb = Vec::with_capacity(REPLY);
-    compress.compress_vec(&vec![0; REPLY], &mut bomb, FlushCompress::Sync).unwrap();
-    bomb.truncate(bomb.len() - 4);
-    let bytes = frame(FIN | COMPRESSED | BINARY, &bomb).repeat(200);
-    // 13 GB if all replies were made.
-    let each = bytes.len() + 3 * REPLY;
-    siege.withstands((ATTACKERS * each) as u64, || {
-        attackers.iter_mut().for_each(|client| push(client, &bytes));
-        for client in attackers.iter_mut().step_by(100) {
-            for _ in 0..200 {
-                assert_eq!(client.frame().payload.len(), REPLY);
-            }
-        }
-    });
-}
-
-#[test]
 fn a_thousand_compressed_frames_that_nobody_negotiated_are_refused() {
     let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     all_closed_with(&[], 1 << 20, &frame(FIN | COMPRESSED | TEXT, &hello), 1002);
