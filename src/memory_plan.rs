@@ -4,11 +4,11 @@
 //! The bytes are nine tenths of the least limit (cgroup, machine), or `admission.max_memory_bytes`
 //! (`pressure/reading`). First comes what the process needs whatever its clients do ([`Use::Process`]).
 //! Of the rest connections have a part at most, and the others share what is left by their weights
-//! ([`WEIGHTS`]): none has more than its key says, and what one does not want the others have. Where
+//! (`WEIGHTS`): none has more than its key says, and what one does not want the others have. Where
 //! the limit is not known, every use has what its key says.
 //!
 //! Invariants, which the tests below prove: the uses together never exceed the bytes that may be
-//! used; no use has less than it needs to be of use at all ([`floor`]); more memory never gives a use
+//! used; no use has less than it needs to be of use at all (`floor`); more memory never gives a use
 //! less.
 
 use std::fmt;

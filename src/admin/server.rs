@@ -210,7 +210,7 @@ impl AdminHandle {
         self.address
     }
 
-    /// True if a thread has ended, which without [`Self::stop`] is a fault.
+    /// True if a thread has ended, which without [`Self::stop_within`] is a fault.
     pub fn is_finished(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }

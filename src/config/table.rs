@@ -50,7 +50,7 @@ fn next<T: Setting>(values: &mut impl Iterator<Item = Value>) -> T {
 keys! {
     /// The client listener, its shards, and what one connection may hold.
     server: Server {
-        /// Where clients connect: one address and port. [::]:8080 takes IPv4 as well, unless
+        /// Where clients connect: one address and port. the IPv6 wildcard takes IPv4 too, unless
         /// net.ipv6.bindv6only is set. Port 0 takes a free port.
         listen: SocketAddr = Text("0.0.0.0:8080"), Rule::Address, "";
 
