@@ -110,8 +110,9 @@ fn an_admin_thread_that_hangs_is_named_and_delays_no_client() {
     let mut server = start(&[]);
     let mut clients = clients(&server, 20);
     hang(&server, "admin");
-    eventually("the admin thread stands still", || {
-        let request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    eventually("what answers all but probes stands still", || {
+        let request =
+            b"GET /health/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let mut stream = std::net::TcpStream::connect(server.admin).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         std::io::Write::write_all(&mut stream, request).unwrap();

@@ -153,7 +153,7 @@ fn a_coordinator_that_is_late_still_ends_the_process_at_its_deadline() {
     let _deaf = clients(&server, 10);
     server.signal(Signal::TERM);
     server.wait_for_log("phase entered");
-    let stall = json!({ "fault": "stall", "ms": 2_000 });
+    let stall = json!({ "fault": "stall", "ms": 1_500 });
     http::post(server.admin, "/api/v1/debug/fault", &stall);
     let (code, last_words) = server.ended();
     assert_eq!(code, Some(70), "{last_words}");
