@@ -226,36 +226,6 @@ fn senders_wait_for_receive_buffers_and_nothing_is_lost() {
     settled(&server);
 }
 
-#[test]
-fn a_sender_without_a_buffer_listens_once_when_its_reply_has_gone() {
-    const SENDERS: usize = 40;
-    let _alone = alone();
-    let server = Server::start(&["server.shards=1", "server.receive_buffers=16"]);
-    let mut stuck: Vec<_> = (0..SENDERS).map(|_| Stuck::new(&server)).collect();
-    // All send again, then all read what waits for them, so that many find no buffer in the same
-    // turn in which their reply goes out.
-    let last = vec![1; 16_000];
-    while_stopped(&server, || {
-        for Stuck { client, .. } in &mut stuck {
-            client.send(&frame(FIN | BINARY, &last));
-        }
-        for Stuck { client, replies } in &mut stuck {
-            while *replies > 1 && client.next_within(Duration::from_millis(2)).is_some() {
-                *replies -= 1;
-            }
-        }
-    });
-    for Stuck { client, replies } in &mut stuck {
-        for _ in 0..*replies {
-            assert!(client.frame().payload == Stuck::MESSAGE);
-        }
-        assert!(client.frame().payload == last);
-    }
-    assert!(metric(&server, "tidegate_receive_buffers_starved_total") > 0);
-    drop(stuck);
-    settled(&server);
-}
-
 /// A client of `/echo` with one reply on its way that the kernel has no room for, and no other
 /// behind it.
 struct Stuck {
