@@ -226,47 +226,6 @@ fn senders_wait_for_receive_buffers_and_nothing_is_lost() {
     settled(&server);
 }
 
-/// A client of `/echo` with one reply on its way that the kernel has no room for, and no other
-/// behind it.
-struct Stuck {
-    client: Client,
-    /// That it has not read.
-    replies: usize,
-}
-
-impl Stuck {
-    const MESSAGE: [u8; 60_000] = [0; 60_000];
-
-    fn new(server: &Server) -> Self {
-        let stream = socket::connect_with(Ipv4Addr::LOCALHOST, server.clients, Some(4096));
-        let client = Client::upgrade(stream.unwrap(), "/echo").unwrap().unwrap();
-        let mut stuck = Self { client, replies: 0 };
-        let before = Figures::of(server);
-        // A megabyte has room in every case.
-        while stuck.replies < 16 || stuck.all_sent(server, &before) {
-            stuck.client.send(&frame(FIN | BINARY, &Self::MESSAGE));
-            stuck.replies += 1;
-        }
-        stuck
-    }
-
-    /// Whether the kernel has taken every reply, once the server has read every message.
-    fn all_sent(&self, server: &Server, before: &Figures) -> bool {
-        let since = |name| metric(server, name) - before.sum(name);
-        eventually("the server has read everything", || {
-            since("tidegate_messages_received_total") == self.replies as u64
-        });
-        let expected = (self.replies * (Self::MESSAGE.len() + 4)) as u64;
-        let started = Instant::now();
-        while since("tidegate_sent_bytes_total") < expected {
-            if started.elapsed() > Duration::from_millis(20) {
-                return false;
-            }
-        }
-        true
-    }
-}
-
 #[test]
 fn nobody_goes_deaf_when_all_send_in_the_same_instant() {
     const CLIENTS: usize = 5_000;
