@@ -68,7 +68,7 @@ pub enum Use {
     /// Receive buffers.
     ReceiveBuffers,
     /// What the kernel holds in sockets that is unread or not acknowledged. No budget bounds it:
-    /// near the limit it is what clients that stand still are cut for.
+    /// near the limit nobody is cut for it.
     SocketData,
 }
 
