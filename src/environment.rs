@@ -3,7 +3,7 @@
 //!
 //! [`Environment`] is a type parameter of both, so that a simulation runs them as they are, from
 //! a seed. Invariant: nothing in `shard/` or `coordinator/` reads a clock, sleeps, or draws a
-//! random number in another way; `tests/repository.rs` checks it.
+//! random number in another way; `tests/repository/rules.rs` checks it.
 
 use std::fmt;
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! Not here: the program (`admission::steering_program`).
 //!
-//! What the kernel does, seen on 6.18 and checked by `tests/steering.rs`:
+//! What the kernel does, seen on 6.18 and checked by `tests/admission/steering.rs`:
 //! - The program belongs to the group. It is attached once, through any of its listeners, and can
 //!   be attached while some have yet to begin; but an answer that no listener has yet is answered
 //!   by the kernel's own hash, so only what begins after the last of them has begun is steered.

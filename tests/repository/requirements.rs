@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use super::{collect, is_path, root};
+use crate::rules::{collect, is_path, root};
 
 const TABLE: &str = "docs/requirements.md";
 

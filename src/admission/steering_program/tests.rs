@@ -1,5 +1,5 @@
 //! The program runs here in an interpreter that refuses what the kernel refuses, on packets as
-//! they arrive; `tests/steering.rs` runs it in the kernel.
+//! they arrive; `tests/admission/steering.rs` runs it in the kernel.
 
 #![allow(clippy::unwrap_used)]
 

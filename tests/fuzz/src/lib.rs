@@ -1,5 +1,5 @@
 //! What is fuzzed: one function for each target, which takes any bytes and panics if something
-//! does not hold. `scripts/fuzz` runs one under libFuzzer; `tests/fuzz_smoke.rs` runs all of them
+//! does not hold. `scripts/fuzz` runs one under libFuzzer; `tests/wire/fuzz_smoke.rs` runs all of them
 //! for a moment, with inputs that are changed without looking at branches.
 
 pub mod admin;

@@ -1,0 +1,123 @@
+//! What the server does when it runs short: at its memory budget it refuses with 503 and is never
+//! killed, and admits again when memory is free; while a shard stands still it lowers the rate,
+//! and says so.
+
+use std::process::{Child, Command, Stdio};
+
+use crate::support::cgroup::Cgroup;
+use crate::support::figures::metric;
+use crate::support::server::{Server, command, text};
+use crate::support::wire::{Client, Response};
+use crate::support::{alone, eventually, http};
+use serde_json::{Value, json};
+
+const LIMIT: u64 = 512 << 20;
+/// What something else in the same cgroup takes: with what the server has of its own it is above
+/// nine tenths of the limit.
+const TAKEN: u64 = 462 << 20;
+
+fn status(server: &Server) -> Value {
+    let status: Value = serde_json::from_str(&http::get(server.admin, "/health/status")).unwrap();
+    status["backpressure"]["pressure"].clone()
+}
+
+/// Another process of the cgroup, which holds [`TAKEN`] bytes until it is dropped.
+struct Neighbour(Child);
+
+impl Neighbour {
+    fn begin(cgroup: &Cgroup) -> Self {
+        let mut command = Command::new("/bin/sh");
+        // What is at the end of the pipe cannot write what it has gathered, and so keeps it.
+        let gather = format!("head -c {TAKEN} /dev/zero | tail -c {TAKEN}");
+        command.args(["-c", gather.as_str()]);
+        let mut command = cgroup.command(&command);
+        Self(command.stdout(Stdio::piped()).spawn().unwrap())
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        drop(self.0.stdout.take());
+        // It ends by SIGPIPE.
+        self.0.wait().unwrap();
+    }
+}
+
+/// The answer to a client that is not let in.
+#[track_caller]
+fn refused(server: &Server) -> Response {
+    Client::try_connect(server.clients, "/echo").unwrap().err().expect("a refusal")
+}
+
+/// S0.69, S0.72.
+#[test]
+fn at_its_memory_budget_the_server_refuses_and_is_never_killed() {
+    let _alone = alone();
+    let cgroup = match Cgroup::with_memory(LIMIT) {
+        Ok(cgroup) => cgroup,
+        Err(why) => {
+            eprintln!("NOT TESTED: no cgroup with a memory limit can be made here: {why}");
+            return;
+        }
+    };
+    let mut server = Server::from_command(cgroup.command(&command(&["server.shards=2"])));
+    let mut witness = Client::connect(server.clients, "/echo");
+    assert_eq!(status(&server)["memory_limit_bytes"], LIMIT);
+    // The same twice: what was used is free again.
+    for round in 1..=2 {
+        let neighbour = Neighbour::begin(&cgroup);
+        eventually("nobody enters", || status(&server)["level"] == 5);
+        eventually("the shards know it", || {
+            Client::try_connect(server.clients, "/echo").unwrap().is_err()
+        });
+        let all = server.log();
+        let overloads = all.iter().filter(|event| {
+            event["message"] == "overload: nobody new is admitted" && event["cause"] == "memory"
+        });
+        assert_eq!(overloads.count(), round);
+        assert_eq!(status(&server)["admission_share_ratio"], 0.0);
+        // It stays like that while the memory is taken, and whoever is in is served.
+        for _ in 0..20 {
+            let response = refused(&server);
+            assert_eq!((response.status, response.header("retry-after")), (503, Some("5")));
+            assert!(response.body().contains("server is overloaded"), "{response:?}");
+            witness.echo("still here");
+        }
+        assert_eq!(cgroup.oom_kills(), 0);
+        drop(neighbour);
+        eventually("the load is back to normal", || status(&server)["level"] == 0);
+        println!("after round {round}: memory {:?}", cgroup.memory());
+    }
+    assert!(server.is_running());
+    assert_eq!(cgroup.oom_kills(), 0);
+    Client::connect(server.clients, "/echo").echo("admitted again");
+    witness.echo("from the beginning to the end");
+    let (code, _) = server.drain();
+    assert_eq!(code, Some(0));
+}
+
+/// S0.72.
+#[test]
+fn a_shard_that_stands_still_lowers_the_rate_until_it_goes_on() {
+    let settings = ["server.shards=2", "debug.fault_injection=true", "admission.shed_load=true"];
+    let mut server = Server::start(&settings);
+    let come_round = "tidegate_uptime_seconds";
+    eventually("the shards have come round", || metric(&server, come_round) >= 1);
+    let stall = json!({ "shard": 0, "fault": "stall", "ms": 2_000 });
+    http::post(server.admin, "/api/v1/debug/fault", &stall);
+    let stalled = |event: &Value| event["cause"] == "stall" && event["share"] == 0.125;
+    eventually("it stands still for a while", || server.log().iter().any(stalled));
+    let last = server.log().into_iter().find(stalled).unwrap();
+    assert_eq!((text(&last, "level"), &last["limit"]), ("WARN", &json!(50)));
+    server.wait_for_log("load is back to normal");
+    eventually("nothing is left of it", || status(&server)["admission_share_ratio"] == 1.0);
+    let events = server.log();
+    let shares: Vec<_> = events
+        .iter()
+        .filter(|event| text(event, "message").starts_with("load is"))
+        .map(|event| event["share"].as_f64().unwrap())
+        .collect();
+    let steps = shares.windows(2).all(|pair| pair[0] / pair[1] <= 2.0 && pair[1] / pair[0] <= 2.0);
+    assert!(steps, "one step at a time: {shares:?}");
+    Client::connect(server.clients, "/echo").echo("admitted");
+}

@@ -1,0 +1,16 @@
+//! How the server ends: drain, deadline, hooks, resources, and what fails meanwhile.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod deadline;
+mod drain;
+mod drain_cli;
+mod drain_control;
+mod drain_ends;
+mod drain_overrun;
+mod faults;
+mod health;
+mod hooks;
+mod resources;
+#[path = "../support/mod.rs"]
+mod support;

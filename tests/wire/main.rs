@@ -1,0 +1,21 @@
+//! What clients meet: handshakes, frames, publications, sessions, and clients of every kind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod attacks;
+mod clients;
+mod compression;
+mod conformance;
+mod embedding;
+mod fuzz_smoke;
+mod half_open;
+mod handshake_over_sockets;
+mod mutations;
+mod protocol;
+mod publications;
+mod sessions;
+mod slow_readers;
+mod storms;
+#[path = "../support/mod.rs"]
+mod support;
+mod user_space_clients;

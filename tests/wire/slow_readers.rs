@@ -1,0 +1,340 @@
+//! A client that reads slowly but steadily gets everything, and in a drain what there is time for
+//! and then Close; one that has stopped is cut in time. What counts is what its TCP acknowledges,
+//! not what waits in the server or in the kernel.
+
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::figures::Figures;
+use crate::support::leaving::{check_sum, named};
+use crate::support::server::Server;
+use crate::support::wire::{
+    self, BINARY, CLOSE, Client, FIN, Frame, PING, PONG, TEXT, close_payload, frame,
+    parse_server_frame,
+};
+use crate::support::{eventually, http, socket};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// How long a reader is followed at most.
+const LONGEST: Duration = Duration::from_secs(90);
+
+/// A client that reads so many bytes in a second, answers pings when it has read them, and
+/// answers Close.
+struct SlowReader {
+    stream: TcpStream,
+    bytes_per_second: usize,
+    received: Vec<u8>,
+    read: usize,
+    since: Instant,
+    pings: usize,
+}
+
+/// What a slow reader got.
+struct Story {
+    messages: Vec<Vec<u8>>,
+    /// The code of Close, if one came.
+    closed: Option<u16>,
+    pings: usize,
+}
+
+impl SlowReader {
+    fn connect(
+        server: &Server,
+        path: &str,
+        bytes_per_second: usize,
+        receive_bytes: Option<usize>,
+    ) -> Self {
+        let stream =
+            socket::connect_with(Ipv4Addr::LOCALHOST, server.clients, receive_bytes).unwrap();
+        let client = Client::upgrade(stream, path).unwrap().unwrap();
+        Self {
+            stream: client.stream,
+            bytes_per_second,
+            received: Vec::new(),
+            read: 0,
+            since: Instant::now(),
+            pings: 0,
+        }
+    }
+
+    /// Waits until the next bytes are due, and reads them. False at the end of the connection.
+    fn read_some(&mut self) -> bool {
+        let step = (self.bytes_per_second / 20).max(1);
+        let due = (self.read + step) as f64 / self.bytes_per_second as f64;
+        thread::sleep(Duration::from_secs_f64(due).saturating_sub(self.since.elapsed()));
+        assert!(self.since.elapsed() < LONGEST, "{} bytes in {LONGEST:?}", self.read);
+        let mut chunk = vec![0; step];
+        let waited = Instant::now();
+        match self.stream.read(&mut chunk) {
+            Ok(0) => false,
+            Ok(len) => {
+                self.received.extend(&chunk[..len]);
+                self.read += len;
+                // It does not hurry for what has not come.
+                self.since += waited.elapsed();
+                true
+            }
+            Err(error) if wire::is_reset(&error) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn take_frame(&mut self) -> Option<Frame> {
+        let (frame, len) = parse_server_frame(&self.received).unwrap()?;
+        self.received.drain(..len);
+        Some(frame)
+    }
+
+    /// Reads until so many messages have come, or to the end.
+    fn read_messages(mut self, count: usize) -> Story {
+        let mut messages = Vec::new();
+        let mut closed = None;
+        loop {
+            while let Some(heard) = self.take_frame() {
+                assert_eq!(closed, None, "{} bytes after Close", heard.payload.len());
+                match heard.opcode() {
+                    PING => {
+                        self.pings += 1;
+                        self.answer(&frame(FIN | PONG, &heard.payload));
+                    }
+                    CLOSE => {
+                        closed = heard.close_code();
+                        self.answer(&frame(FIN | CLOSE, &close_payload(1001, "")));
+                    }
+                    _ => messages.push(heard.payload),
+                }
+            }
+            if messages.len() >= count || !self.read_some() {
+                return Story { messages, closed, pings: self.pings };
+            }
+        }
+    }
+
+    /// The server may have gone meanwhile.
+    fn answer(&mut self, bytes: &[u8]) {
+        let _ = std::io::Write::write_all(&mut self.stream, bytes);
+    }
+
+    fn follow(self, count: usize) -> thread::JoinHandle<Story> {
+        thread::spawn(move || self.read_messages(count))
+    }
+}
+
+/// Publishes so many messages of so many bytes; each begins with its number.
+fn publish(server: &Server, channel: &str, bytes: usize, count: usize) {
+    for number in 0..count {
+        let data = format!("{number:06}{}", "x".repeat(bytes.saturating_sub(8)));
+        http::post(server.admin, "/api/publish", &json!({ "channel": channel, "data": data }));
+    }
+}
+
+/// Whole messages from the first on.
+#[track_caller]
+fn assert_whole(messages: &[Vec<u8>], bytes: usize) {
+    for (number, message) in messages.iter().enumerate() {
+        assert!(message.starts_with(format!("\"{number:06}").as_bytes()), "{number}");
+        assert_eq!(message.len(), bytes, "{number}");
+    }
+}
+
+/// The messages of the server itself: the notice and bye.
+fn split_goodbye(mut messages: Vec<Vec<u8>>) -> (Vec<Vec<u8>>, Vec<Value>) {
+    let first = messages.iter().position(|message| message.starts_with(b"{"));
+    let own = messages.split_off(first.unwrap_or(messages.len()));
+    let own = own.iter().map(|message| serde_json::from_slice(message).expect("JSON")).collect();
+    (messages, own)
+}
+
+const RATE: usize = 64_000;
+const ALL: usize = 1 << 20;
+
+/// Messages of every length, 1 MiB in all, for readers of 64 kB/s, with receive buffers of the
+/// usual size and small ones.
+fn everything_arrives(settings: &[&str], with_pings: bool) {
+    let server = Server::start(
+        &[
+            &["server.shards=1", "server.max_queued_bytes=4194304", "server.write_timeout_ms=1500"],
+            settings,
+        ]
+        .concat(),
+    );
+    let mut readers = Vec::new();
+    for (bytes, receive_bytes) in
+        [(64, None), (1 << 10, Some(8 << 10)), (64 << 10, None), (ALL, None), (ALL, Some(8 << 10))]
+    {
+        let channel = format!("c{bytes}-{}", receive_bytes.unwrap_or(0));
+        let path = format!("/ws?channel={channel}");
+        let reader = SlowReader::connect(&server, &path, RATE, receive_bytes);
+        // A message of 64 bytes takes a request of its own: fewer of them are enough.
+        let count = (ALL / bytes).min(2_048);
+        publish(&server, &channel, bytes, count);
+        readers.push((bytes, count, reader.follow(count)));
+    }
+    for (bytes, count, reader) in readers {
+        let story = reader.join().unwrap();
+        assert_eq!(story.messages.len(), count, "of {bytes} bytes; closed: {:?}", story.closed);
+        assert_whole(&story.messages, bytes);
+        if bytes == ALL {
+            assert!(story.pings > 0 || !with_pings, "not one ping in a quarter of a minute");
+        }
+    }
+    let figures = Figures::of(&server);
+    assert_eq!(
+        figures.sum("tidegate_connections_closed_total"),
+        figures.closed("peer_gone") + figures.closed("reset")
+    );
+}
+
+#[test]
+fn steady_readers_get_every_byte_with_pings() {
+    everything_arrives(&["keepalive.ping_interval_ms=1500", "keepalive.timeout_ms=1500"], true);
+}
+
+#[test]
+fn steady_readers_get_every_byte_without_pings() {
+    everything_arrives(&["keepalive.ping_interval_ms=0"], false);
+}
+
+/// A message that the kernel has whole, so that nothing waits in the server.
+#[test]
+fn in_a_drain_a_message_that_is_read_steadily_arrives_whole_and_then_close() {
+    let mut server = Server::start(&[
+        "server.shards=1",
+        "shutdown.notice_ms=100",
+        "shutdown.close_timeout_ms=1500",
+        "shutdown.drain_ms=25000",
+        "shutdown.deadline_ms=40000",
+    ]);
+    let bytes = 512 << 10;
+    let reader = SlowReader::connect(&server, "/ws?channel=news", RATE, None);
+    publish(&server, "news", bytes, 1);
+    let reader = reader.follow(usize::MAX);
+    server.signal(Signal::TERM);
+    let story = reader.join().unwrap();
+    let (messages, own) = split_goodbye(story.messages);
+    assert_eq!(messages.len(), 1, "closed: {:?}", story.closed);
+    assert_whole(&messages, bytes);
+    assert_eq!((own.len(), story.closed), (2, Some(1001)), "{own:?}");
+    server.wait_at_most(LONGEST);
+    let (code, last_words) = server.ended();
+    assert_eq!(code, Some(0));
+    assert_eq!(named(&check_sum(&server, &last_words)), [("close_acknowledged", 1)]);
+}
+
+#[test]
+fn in_a_drain_that_is_too_short_whole_messages_arrive_and_then_close() {
+    let mut server = Server::start(&[
+        "server.shards=1",
+        "shutdown.notice_ms=100",
+        "shutdown.close_timeout_ms=1500",
+        "shutdown.drain_ms=9000",
+        "server.max_queued_bytes=4194304",
+    ]);
+    let (bytes, count) = (16 << 10, 128);
+    let reader = SlowReader::connect(&server, "/ws?channel=news", RATE, Some(16 << 10));
+    publish(&server, "news", bytes, count);
+    let reader = reader.follow(usize::MAX);
+    server.signal(Signal::TERM);
+    let story = reader.join().unwrap();
+    let (messages, own) = split_goodbye(story.messages);
+    // 9 s are 35 of them; the rate has to be seen first, and Close has to arrive.
+    assert!((12..60).contains(&messages.len()), "{}", messages.len());
+    assert_whole(&messages, bytes);
+    assert_eq!(story.closed, Some(1001), "{own:?} after {} messages", messages.len());
+    assert_eq!(own.last().map(|own| own["bye"].clone()), Some(json!(true)), "{own:?}");
+    server.wait_at_most(LONGEST);
+    let (_, last_words) = server.ended();
+    assert_eq!(check_sum(&server, &last_words)["close_acknowledged"], 1, "{last_words}");
+}
+
+/// The kernel and the queue are full of messages that it is reading when it breaks the protocol.
+#[test]
+fn a_refusal_behind_what_is_read_steadily_arrives() {
+    let server = Server::start(&["server.shards=1", "server.max_queued_bytes=4194304"]);
+    let (bytes, count) = (16 << 10, 32);
+    let mut reader = SlowReader::connect(&server, "/ws?channel=news", 2 * RATE, Some(16 << 10));
+    publish(&server, "news", bytes, count);
+    // Reserved bits that nobody has negotiated.
+    reader.answer(&frame(0x40 | 0x20 | FIN | TEXT, b"?"));
+    let story = reader.read_messages(usize::MAX);
+    assert_eq!(story.messages.len(), count, "closed: {:?}", story.closed);
+    assert_whole(&story.messages, bytes);
+    assert_eq!(story.closed, Some(1002));
+}
+
+#[test]
+fn a_pong_goes_before_the_messages_that_wait() {
+    let server = Server::start(&["server.shards=1", "server.max_queued_bytes=16777216"]);
+    let (bytes, count) = (64 << 10, 128);
+    let stream = socket::connect_with(Ipv4Addr::LOCALHOST, server.clients, Some(16 << 10)).unwrap();
+    let mut client = Client::upgrade(stream, "/ws?channel=news").unwrap().unwrap();
+    publish(&server, "news", bytes, count);
+    eventually("messages wait in the server", || {
+        Figures::of(&server).sum("tidegate_queued_bytes") > 1 << 20
+    });
+    client.send(&frame(FIN | PING, b"are you there?"));
+    // The ping is read in the shard's next turns; what the kernel has been given goes first.
+    thread::sleep(Duration::from_millis(200));
+    let before = (0..count).take_while(|_| client.frame().opcode() != PONG).count();
+    assert!(before < count / 4, "{before} messages came before the pong");
+    for _ in before..count {
+        assert_eq!(client.frame().payload.len(), bytes);
+    }
+}
+
+/// Whatever the kernel has room for, a reader below the floor is none.
+#[test]
+fn a_reader_below_the_floor_is_cut_and_one_above_it_is_not() {
+    let server = Server::start(&[
+        "server.shards=1",
+        "server.write_timeout_ms=2000",
+        "keepalive.ping_interval_ms=0",
+        "delivery.min_bytes_per_second=40000",
+    ]);
+    let above = SlowReader::connect(&server, "/ws?channel=news", 2 * RATE, Some(16 << 10));
+    let below = SlowReader::connect(&server, "/ws?channel=news", 4_000, Some(4 << 10));
+    publish(&server, "news", ALL, 1);
+    let (above, below) = (above.follow(1), below.follow(1));
+    let (above, below) = (above.join().unwrap(), below.join().unwrap());
+    assert_whole(&above.messages, ALL);
+    assert_eq!((above.messages.len(), below.messages.len()), (1, 0));
+    eventually("one was too slow", || Figures::of(&server).closed("slow_consumer") == 1);
+}
+
+#[test]
+fn in_a_drain_a_reader_that_has_stopped_is_cut_in_time() {
+    let mut server = Server::start(&[
+        "server.shards=1",
+        "shutdown.notice_ms=100",
+        "shutdown.close_timeout_ms=1000",
+        "shutdown.drain_ms=60000",
+        "shutdown.deadline_ms=90000",
+    ]);
+    let stream = socket::connect_with(Ipv4Addr::LOCALHOST, server.clients, Some(4096)).unwrap();
+    let _stopped = Client::upgrade(stream, "/ws?channel=news").unwrap().unwrap();
+    publish(&server, "news", ALL, 1);
+    let started = Instant::now();
+    let (code, last_words) = server.drain();
+    assert_eq!(code, Some(0));
+    assert_eq!(named(&check_sum(&server, &last_words)), [("forced", 1)]);
+    // A window, twice if it has taken something at first, and not the minute of the drain.
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+/// Of what it sends before it reads, the replies that fit are made and the rest waits.
+#[test]
+fn a_client_that_ends_its_side_gets_the_replies_to_all_it_had_sent() {
+    const COUNT: usize = 400;
+    let server = Server::start(&["server.shards=1", "server.receive_buffer_bytes=65536"]);
+    let mut client = Client::connect(server.clients, "/echo");
+    let messages: Vec<Vec<u8>> = (0..COUNT).map(|n| vec![n as u8; 1_000 + n]).collect();
+    let bytes: Vec<u8> = messages.iter().flat_map(|message| frame(FIN | BINARY, message)).collect();
+    client.send(&bytes);
+    client.half_close();
+    for message in &messages {
+        assert_eq!(client.frame().payload, *message);
+    }
+}
