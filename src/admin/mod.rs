@@ -46,7 +46,7 @@
 //! A request is read downwards: `server` -> `connection` -> `exchange` -> `access` -> `route` ->
 //! `body` -> `work` -> `parse` -> `answer` -> `render`, `metrics`, `publishing`, or a command to
 //! the coordinator. `stage` and `connections` say which connection ends when, `unauthorized` and
-//! `pace` what is slowed down, `turn` how connections take turns.
+//! `pace` what is slowed down, `turn` how connections take turns, `event_loop` how a thread begins.
 
 mod access;
 mod answer;
@@ -56,6 +56,7 @@ mod connection;
 mod connections;
 mod drain_request;
 mod error;
+mod event_loop;
 mod exchange;
 mod figures;
 mod foresight;

@@ -3,11 +3,10 @@
 //! Everything a client can hold is bounded: connections in `connections`, the time of each stage in
 //! `stage`, heads in `connection`, bodies in `body`, answers in `exchange`, work in `work`.
 
-use std::any::Any;
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use futures_channel::oneshot;
-use monoio::FusionDriver;
 use monoio::net::TcpStream;
 use monoio::time::sleep;
 
 use super::answer::AdminState;
 use super::connection::{Patience, serve};
 use super::connections::{Admitted, Connections};
+use super::event_loop::{self, END_PATIENCE};
 use super::exchange::Front;
 use super::figures::Figures;
 use super::publishing::publications;
@@ -30,7 +29,7 @@ use super::turn::RingTurn;
 use super::unauthorized::LogSampler;
 use super::work::{Work, work};
 use crate::admission::Prefixes;
-use crate::coordinator::command::{Command, ShardFailure};
+use crate::coordinator::command::Command;
 use crate::coordinator::state::ServerState;
 use crate::limits::{
     ADMIN_ACCEPTS_PER_TURN, ADMIN_BACKLOG, ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_PER_SOURCE,
@@ -38,6 +37,7 @@ use crate::limits::{
 };
 use crate::mesh::publisher::Publisher;
 use crate::sys::listener;
+use crate::threads::join_within;
 
 /// What the admin listener looks at and speaks to.
 #[derive(Debug)]
@@ -66,16 +66,10 @@ pub struct AdminHandle {
 /// A process that was killed holds its ports until its rings are torn down.
 const PORT_PATIENCE: Duration = Duration::from_millis(800);
 
-/// Entries of each thread's ring: the least that monoio makes.
-const RING_ENTRIES: u32 = 256;
-
 /// The names of the threads. The kernel shows 15 characters.
 const THREAD: &str = "tidegate-admin";
 /// See [`THREAD`].
 const WORKER: &str = "tidegate-admin-worker";
-
-/// How long a thread may take to set up its event loop.
-const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long accepting rests when it cannot.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -131,77 +125,30 @@ pub(super) fn start_with(
     let [hears, worker_hears] = heard.clone();
     let front = Seed { listener, state: Arc::clone(&context.state), work, figures, patience };
     let figures = Arc::clone(&front.figures);
-    let worker = spawn(WORKER, &probe, commands.clone(), async move || {
+    let worker = event_loop::spawn(WORKER, &probe, commands.clone(), move || {
+        let turn = Rc::new(RingTurn::new()?);
         let (publications, deliveries) = publications();
-        monoio::spawn(deliveries.run(context.publisher.clone()));
-        monoio::spawn(async move {
-            told(worker_stopped).await;
-            worker_hears.store(true, Ordering::Release);
-        });
+        let deliveries = deliveries.run(context.publisher.clone());
         let state = AdminState::new(context, publications, figures);
-        jobs.run(state, Rc::new(RingTurn::new()?)).await;
-        Ok(())
+        Ok(async move {
+            monoio::spawn(deliveries);
+            monoio::spawn(async move {
+                told(worker_stopped).await;
+                worker_hears.store(true, Ordering::Release);
+            });
+            jobs.run(state, turn).await;
+        })
     })?;
-    match spawn(THREAD, &probe, commands, async move || front.run(stopped, &hears).await) {
+    match event_loop::spawn(THREAD, &probe, commands, move || front.prepare(stopped, hears)) {
         Ok(front) => {
             Ok(AdminHandle { threads: [front, worker], stop: [stop, stop_worker], heard, address })
         }
         Err(error) => {
             // The way to it has gone with the listener's thread, so it ends.
-            let _ = worker.join();
+            join_within(worker, END_PATIENCE);
             Err(error)
         }
     }
-}
-
-/// Starts a thread with an event loop of its own for `run`. Its panic is told to the coordinator:
-/// a server that can neither be watched nor drained must not go on as if nothing had happened.
-fn spawn(
-    name: &'static str,
-    probe: &TcpListener,
-    commands: Sender<Command>,
-    run: impl AsyncFnOnce() -> io::Result<()> + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
-    check_descriptors(probe)?;
-    let (ready, is_ready) = crossbeam_channel::bounded(1);
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let runtime = monoio::RuntimeBuilder::<FusionDriver>::new()
-            .enable_timer()
-            .with_entries(RING_ENTRIES)
-            .build();
-        let mut runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return;
-            }
-        };
-        // The receiver is there until it has this.
-        let _ = ready.send(Ok(()));
-        let cause = match catch_unwind(AssertUnwindSafe(|| runtime.block_on(run()))) {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => ShardFailure::Ring(error),
-            Err(panic) => ShardFailure::Panic(message_of(panic)),
-        };
-        let thread = name.to_owned();
-        let _ = commands.send(Command::ThreadDied { thread, shard: None, cause });
-    })?;
-    let ended = || io::Error::other("an admin thread ended at its start");
-    match is_ready.recv_timeout(START_PATIENCE).unwrap_or_else(|_| Err(ended())) {
-        Ok(()) => Ok(thread),
-        Err(error) => {
-            // It has nothing left to do, and with it the listener closes.
-            let _ = thread.join();
-            Err(error)
-        }
-    }
-}
-
-/// An event loop takes a ring, an eventfd and an epoll, and monoio leaves the ring open if it cannot
-/// have the others: whether there are three descriptors is found out before.
-fn check_descriptors(probe: &TcpListener) -> io::Result<()> {
-    let _three = (probe.try_clone()?, probe.try_clone()?, probe.try_clone()?);
-    Ok(())
 }
 
 impl AdminHandle {
@@ -242,13 +189,9 @@ impl AdminHandle {
         has_heard
     }
 }
+
 /// How often the end of the thread is looked for.
 const LOOK: Duration = Duration::from_millis(1);
-
-fn message_of(panic: Box<dyn Any + Send>) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-}
 
 /// Everything that moves into the listener's thread.
 struct Seed {
@@ -260,18 +203,24 @@ struct Seed {
 }
 
 impl Seed {
-    async fn run(self, stopped: oneshot::Receiver<()>, hears: &AtomicBool) -> io::Result<()> {
+    /// Gets the descriptors that accepting needs; what is left is to run.
+    fn prepare(
+        self,
+        stopped: oneshot::Receiver<()>,
+        hears: Arc<AtomicBool>,
+    ) -> io::Result<impl Future<Output = ()>> {
         let Self { listener, state, work, figures, patience } = self;
         let turn = Rc::new(RingTurn::new()?);
         let connections = Connections::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_PER_SOURCE);
         let front =
             Front::new(state, work, figures, Rc::clone(&turn), connections.clone(), patience);
         let acceptor = Acceptor::new(listener, Rc::new(front))?;
-        monoio::select! {
-            () = serve_until(acceptor, stopped, hears, &connections) => {}
-            () = turn.run() => {}
-        }
-        Ok(())
+        Ok(async move {
+            monoio::select! {
+                () = serve_until(acceptor, stopped, &hears, &connections) => {}
+                () = turn.run() => {}
+            }
+        })
     }
 }
 

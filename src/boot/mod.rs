@@ -15,7 +15,6 @@ mod server;
 mod shard_thread;
 mod signals;
 mod steering;
-mod threads;
 
 use std::fmt;
 use std::io;
@@ -91,10 +90,14 @@ impl From<probe::Unavailable> for NotStarted {
 /// Runs a server with this configuration until it is stopped; `sources` are those it was loaded
 /// from, to be read again on request. The exit code is one of [`exit_code`].
 pub fn serve(config: Config, sources: Sources) -> ExitCode {
-    if let Err(error) = inherited::adopt().and_then(|()| log::start(config.log.format)) {
-        let message = format!("the process cannot be set up: {error}\n");
+    if let Err(error) = inherited::adopt() {
+        let message = format!("signals that were inherited cannot be reset: {error}\n");
         // Without a log and without standard error nobody can be told.
         let _ = StandardStream::Error.write_all(message.as_bytes());
+        return ExitCode::from(exit_code::UNAVAILABLE);
+    }
+    if let Err(error) = log::start(config.log.format) {
+        log::write_here(&NotStarted::lacking("log thread", &error).message);
         return ExitCode::from(exit_code::UNAVAILABLE);
     }
     for warning in &config.warnings {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use rustls::crypto::ring;
 
 use super::NotStarted;
-use super::threads::Threads;
 use crate::coordinator::state::ServerState;
 use crate::mesh::publisher::Publisher;
 use crate::redis::connector::Connector;
@@ -16,6 +15,7 @@ use crate::redis::life::Life;
 use crate::redis::session_store::{Asker, Store};
 use crate::redis::{endpoint, flush, publication, publish, subscribe};
 use crate::sys::kernel;
+use crate::threads::Threads;
 
 /// Where sessions are saved, if there is Redis. `clients` is where the server listens, whose port
 /// tells nodes of one machine apart.

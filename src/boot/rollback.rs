@@ -9,7 +9,6 @@ use tracing::warn;
 
 use super::server::Attendants;
 use super::shard_thread::Shards;
-use super::threads::Threads;
 use crate::admission::Seats;
 use crate::config::Sources;
 use crate::coordinator::Coordinator;
@@ -18,6 +17,7 @@ use crate::coordinator::limits::Limits;
 use crate::coordinator::state::ServerState;
 use crate::environment::KernelEnvironment;
 use crate::limits::{END_SHARDS_MS, REDIS_CONNECT_MS, REDIS_REPLY_MS};
+use crate::threads::Threads;
 
 /// How long the shutdown of a server that could not start whole may take.
 const ROLLBACK: Duration = Duration::from_secs(1);

@@ -13,7 +13,6 @@ use tracing::{error, info};
 use super::report_file;
 use super::rollback::CoordinatorParts;
 use super::shard_thread::{self, Shards};
-use super::threads::Threads;
 use crate::admin::AdminHandle;
 use crate::coordinator::Coordinator;
 use crate::coordinator::command::ShardFailure;
@@ -24,6 +23,7 @@ use crate::environment::KernelEnvironment;
 use crate::exit_code;
 use crate::limits::{END_ADMIN_MS, END_ANSWERS_MS, END_SHARDS_MS, LAST_LINE_MS, LOG_FLUSH_MS};
 use crate::log::{self, Flushed};
+use crate::threads::Threads;
 
 /// How a server ended.
 #[derive(Clone, Debug)]

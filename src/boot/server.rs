@@ -38,6 +38,14 @@ use crate::sessions;
 use crate::shard::settings::Settings;
 use crate::supervisor::{self, Supervisor};
 use crate::sys::{kernel, listener, rlimit};
+use crate::threads::join_within;
+
+/// How long the kernel may take to show what its io_uring can do.
+const PROBE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the thread that keeps the deadline may take to end once that is over: it waits for
+/// nothing.
+const KEEPER_END: Duration = Duration::from_secs(1);
 
 /// A server that has not been started.
 ///
@@ -179,8 +187,9 @@ impl Server {
         let started = self.start_kept(clock, &deadline, ending, &known);
         if started.is_err() {
             deadline.close();
-            // It waits for nothing, and what did not start leaves no thread behind.
-            let _ = keeper.join();
+            if join_within(keeper, KEEPER_END).is_none() {
+                tracing::warn!("the deadline thread of a server that did not start still runs");
+            }
         }
         started
     }
@@ -247,10 +256,17 @@ fn probe_elsewhere() -> Result<(), NotStarted> {
     let probed = std::thread::Builder::new()
         .name("tidegate-probe".to_owned())
         .spawn(probe::check)
-        .map_err(|error| NotStarted::lacking("first thread", &error))?
-        .join();
-    probed.map_err(|_| NotStarted::unavailable("the look at io_uring panicked"))??;
-    Ok(())
+        .map_err(|error| NotStarted::lacking("first thread", &error))?;
+    match join_within(probed, PROBE_PATIENCE) {
+        Some(Ok(found)) => Ok(found?),
+        Some(Err(_)) => Err(NotStarted::unavailable("the look at io_uring panicked")),
+        None => Err(NotStarted::unavailable(format!(
+            "io_uring: the kernel has not answered within {} s; `dmesg` and \
+             `cat /proc/{}/task/*/stack` (as root) say where it stands",
+            PROBE_PATIENCE.as_secs(),
+            std::process::id()
+        ))),
+    }
 }
 
 /// The hooks of the configuration and the resources of the program.

@@ -13,7 +13,6 @@ use tracing::warn;
 
 use super::NotStarted;
 use super::capacity::Capacity;
-use super::threads::Threads;
 use crate::admission::{Admission, AdmissionPlan, Owners};
 use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::state::ServerState;
@@ -28,6 +27,7 @@ use crate::shard::settings::Settings;
 use crate::shard::{Parts, Shard};
 use crate::sys::affinity;
 use crate::sys::event_fd::EventFd;
+use crate::threads::Threads;
 
 /// How long a shard may take to set its ring up: a second of it for ENOMEM after a restart.
 const SETUP_PATIENCE: Duration = Duration::from_secs(5);

@@ -139,6 +139,16 @@ impl io::Write for LineSink<'_> {
     }
 }
 
+/// Writes an error in the form of all lines, on the calling thread: for a process that has no
+/// writer.
+pub(crate) fn write_here(message: &str) {
+    OWN_LINE.set(Some(Vec::new()));
+    error!(target: LAST, "{message}");
+    let line = OWN_LINE.take().unwrap_or_default();
+    // Nobody else can be told.
+    let _ = StandardStream::Error.write_all(&line);
+}
+
 /// The line about lines that were lost, in the form of all others. An error if errors are among
 /// them: what the filter lets through of them it lets through of this.
 fn losses_line(lost: &Losses) -> Vec<u8> {

@@ -12,5 +12,6 @@ mod faults;
 mod health;
 mod hooks;
 mod resources;
+mod start_undone;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,27 +1,43 @@
-//! Threads that a start has made, and the bounded wait for their end.
+//! The bounded wait for the end of threads: none is joined before it has ended.
 
-use std::thread::{JoinHandle, sleep};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long a look at unfinished threads is put off.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// Waits for the end of `thread`, for `patience` at most, and joins it then; `None` if it
+/// goes on, which it does by itself.
+pub(crate) fn join_within<T>(
+    thread: JoinHandle<T>,
+    patience: Duration,
+) -> Option<thread::Result<T>> {
+    let give_up = Instant::now() + patience;
+    while !thread.is_finished() {
+        if Instant::now() >= give_up {
+            return None;
+        }
+        thread::sleep(PAUSE);
+    }
+    Some(thread.join())
+}
+
 /// Threads in the order of their start. Dropped, they go on by themselves.
 #[derive(Debug, Default)]
-pub(super) struct Threads(Vec<JoinHandle<()>>);
+pub(crate) struct Threads(Vec<JoinHandle<()>>);
 
 impl Threads {
-    pub(super) fn add(&mut self, thread: JoinHandle<()>) {
+    pub(crate) fn add(&mut self, thread: JoinHandle<()>) {
         self.0.push(thread);
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Joins every thread that ends within `patience`; returns the names of the others, which are
     /// left to themselves.
-    pub(super) fn join_within(mut self, patience: Duration) -> Vec<String> {
+    pub(crate) fn join_within(mut self, patience: Duration) -> Vec<String> {
         let give_up = Instant::now() + patience;
         loop {
             // A thread that panicked has ended too, and its panic is logged where it happened.
@@ -32,7 +48,7 @@ impl Threads {
                 let name = |thread: &JoinHandle<()>| thread.thread().name().unwrap_or("?").into();
                 return self.0.iter().map(name).collect();
             }
-            sleep(PAUSE);
+            thread::sleep(PAUSE);
         }
     }
 }
@@ -60,5 +76,16 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(5));
         drop(go);
         assert_eq!(Threads::default().join_within(Duration::ZERO), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_thread_is_joined_once_it_has_ended_and_never_before() {
+        let (go, wait) = channel::<()>();
+        let hangs = Builder::new().spawn(move || wait.recv().is_ok()).unwrap();
+        assert!(join_within(hangs, Duration::from_millis(50)).is_none());
+        drop(go);
+        let ends = Builder::new().spawn(|| 7).unwrap();
+        let ended = join_within(ends, Duration::from_secs(10));
+        assert_eq!(ended.and_then(Result::ok), Some(7));
     }
 }
