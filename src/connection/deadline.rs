@@ -124,6 +124,7 @@ fn ending_patience(state: State, limits: &Deadlines) -> u32 {
 }
 
 fn open(connection: &Connection, now: u32, limits: &Deadlines) -> Due {
+    debug_assert!(connection.outbound.is_none() || connection.is_watched(), "kept for nothing");
     let mut next = None;
     // What has begun to be sent waits too, behind which there may be nothing.
     if let Some(outbound) = connection.outbound.as_ref().filter(|_| connection.has_to_send()) {
@@ -189,6 +190,11 @@ pub fn observe(
     let has_everything = outstanding == Some(0) && !connection.has_to_send();
     let begun = match connection.state {
         State::Open if has_everything => return open_with_everything(connection, now, limits),
+        // What it was asked for has been taken, or answered, meanwhile.
+        State::Open if !connection.is_watched() => {
+            connection.stop_watching();
+            return due(connection, now, limits);
+        }
         State::Open if connection.outbound.is_none() => {
             let waits_for_pong = !matches!(keepalive(connection, now, limits), Due::Later(_));
             if waits_for_pong && outstanding.is_none_or(|bytes| bytes <= PING_BYTES) {
@@ -370,6 +376,13 @@ mod tests {
         assert_eq!(observe(&mut connection, Some(500), 25, &limits), Due::Later(70));
         assert_eq!(due(&connection, 70, &limits), Due::Ask);
         assert_eq!(observe(&mut connection, Some(500), 70, &limits), Due::WriteTimeout);
+    }
+
+    #[test]
+    fn an_answer_that_nobody_needs_any_more_leaves_nothing_behind() {
+        let mut connection = open_at(1_000);
+        assert_eq!(observe(&mut connection, Some(5_000), 1_010, &LIMITS), Due::Later(1_100));
+        assert!(connection.outbound.is_none());
     }
 
     fn closing(now: u32) -> Connection {

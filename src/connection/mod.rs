@@ -280,9 +280,22 @@ impl Connection {
         waits || self.in_flight.has(InFlight::SEND)
     }
 
-    /// Its progress does not matter any more, or matters only if something waits for it.
+    /// True if an open connection is watched, or has to be, as it takes what it is sent: something
+    /// waits for it, or its pong may wait behind what it has not read.
+    pub fn is_watched(&self) -> bool {
+        self.has_to_send() || self.facts.has(Facts::AWAITING_PONG)
+    }
+
+    /// Bytes have come of it: no pong is awaited, and its progress matters only if something waits
+    /// for it.
+    pub fn hear(&mut self) {
+        self.facts.forget(Facts::AWAITING_PONG);
+        self.stop_watching();
+    }
+
+    /// Forgets the progress of an open connection where that does not matter.
     pub fn stop_watching(&mut self) {
-        if self.outbound.is_some() && !self.has_to_send() {
+        if self.state == State::Open && !self.is_watched() {
             self.outbound = None;
         }
     }
@@ -315,6 +328,28 @@ mod tests {
             assert!(facts.has(Facts::CAUGHT_UP) && !facts.has(Facts::ADMITTED));
             assert_eq!(facts.window(), None);
         }
+    }
+
+    #[test]
+    fn what_was_slow_once_costs_nothing_when_it_has_answered() {
+        let watched = || Connection {
+            state: State::Open,
+            outbound: Some(Box::new(Outbound::new(0))),
+            ..Connection::default()
+        };
+        let mut connection = watched();
+        connection.facts.note(Facts::AWAITING_PONG);
+        connection.stop_watching();
+        assert!(connection.outbound.is_some(), "its pong may wait behind what it has not read");
+        connection.hear();
+        assert!(connection.outbound.is_none());
+        let mut sending = watched();
+        sending.in_flight.begin(InFlight::SEND);
+        sending.hear();
+        assert!(sending.outbound.is_some());
+        let mut closing = Connection { state: State::Closing, ..watched() };
+        closing.hear();
+        assert!(closing.outbound.is_some(), "Close is behind it");
     }
 
     #[test]

@@ -402,7 +402,7 @@ impl<E: Environment> Shard<E> {
             return;
         }
         let is_open = connection.state == State::Open;
-        connection.facts.forget(Facts::AWAITING_PONG);
+        connection.hear();
         // Pongs go before the messages that wait.
         let pass = connection.has_to_send();
         let mut passing = Vec::new();

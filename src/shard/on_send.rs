@@ -4,7 +4,7 @@ use super::Shard;
 use super::on_receive::Listen;
 use crate::close_reason::CloseReason;
 use crate::connection::outbound::Outbound;
-use crate::connection::{Facts, InFlight, State};
+use crate::connection::{InFlight, State};
 use crate::environment::Environment;
 use crate::limits;
 use crate::ring::{Errno, Frame, Operation, Ring, SendBatch, Token};
@@ -127,9 +127,7 @@ impl<E: Environment> Shard<E> {
     fn on_all_sent(&mut self, token: Token) {
         self.note_taken(token);
         let Some(connection) = self.connections.get_mut(token) else { return };
-        if connection.state == State::Open && !connection.facts.has(Facts::AWAITING_PONG) {
-            connection.stop_watching();
-        }
+        connection.stop_watching();
         match connection.state {
             State::Flushing => self.end_quietly(token),
             State::Lingering => {
