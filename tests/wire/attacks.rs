@@ -318,6 +318,38 @@ fn a_thousand_bombs_cost_the_memory_of_one_message_per_shard() {
     });
 }
 
+/// Replies of more than 256 KiB are sent as they are, so a compressed message can have one that is
+/// a thousand times as long.
+#[test]
+fn a_thousand_chunks_of_messages_with_long_replies_hold_one_reply_each() {
+    const REPLY: usize = (256 << 10) + 1;
+    const COUNT: usize = 100;
+    let _alone = alone();
+    // Enough for one reply each, so that nobody is ended.
+    let siege = Siege::new(&[
+        "server.receive_buffer_bytes=65536",
+        "server.max_total_queued_bytes=1073741824",
+        "server.write_timeout_ms=60000",
+    ]);
+    let mut attackers = compressing(siege.server.clients);
+    let mut compress = Compress::new(Compression::best(), false);
+    let mut bomb = Vec::with_capacity(REPLY);
+    compress.compress_vec(&vec![0; REPLY], &mut bomb, FlushCompress::Sync).unwrap();
+    bomb.truncate(bomb.len() - 4);
+    let bytes = frame(FIN | COMPRESSED | BINARY, &bomb).repeat(COUNT);
+    // 26 GB if all replies were made.
+    let each = bytes.len() + REPLY;
+    siege.withstands((ATTACKERS * each) as u64, || {
+        attackers.iter_mut().for_each(|client| push(client, &bytes));
+        for client in attackers.iter_mut().step_by(100) {
+            for _ in 0..COUNT {
+                assert_eq!(client.frame().payload.len(), REPLY);
+            }
+        }
+        assert_eq!(metric(&siege.server, "tidegate_connections_closed_total"), ATTACKERS as u64);
+    });
+}
+
 #[test]
 fn a_thousand_compressed_frames_that_nobody_negotiated_are_refused() {
     let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];

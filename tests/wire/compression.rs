@@ -256,7 +256,7 @@ fn a_message_of_the_longest_length_is_read_however_little_it_can_be_compressed()
     assert_eq!(client.frame().close_code(), Some(1009));
 }
 
-/// A window of 512 bytes: replies are not compressed, as they are longer.
+/// A window of 512 bytes. Replies of more than 256 KiB are not compressed with any.
 const SMALL_WINDOW: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9";
 
 /// 64 kB are 60 MiB of replies. They are made as they are taken, and nothing is lost.

@@ -223,6 +223,77 @@ fn senders_wait_for_receive_buffers_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_sender_without_a_buffer_listens_once_when_its_reply_has_gone() {
+    const SENDERS: usize = 40;
+    let _alone = alone();
+    let server = Server::start(&["server.shards=1", "server.receive_buffers=16"]);
+    let mut stuck: Vec<_> = (0..SENDERS).map(|_| Stuck::new(&server)).collect();
+    // All send again, then all read what waits for them, so that many find no buffer in the same
+    // turn in which their reply goes out.
+    let last = vec![1; 16_000];
+    while_stopped(&server, || {
+        for Stuck { client, .. } in &mut stuck {
+            client.send(&frame(FIN | BINARY, &last));
+        }
+        for Stuck { client, replies } in &mut stuck {
+            while *replies > 1 && client.next_within(Duration::from_millis(2)).is_some() {
+                *replies -= 1;
+            }
+        }
+    });
+    for Stuck { client, replies } in &mut stuck {
+        for _ in 0..*replies {
+            assert!(client.frame().payload == Stuck::MESSAGE);
+        }
+        assert!(client.frame().payload == last);
+    }
+    assert!(metric(&server, "tidegate_receive_buffers_starved_total") > 0);
+    drop(stuck);
+    settled(&server);
+}
+
+/// A client of `/echo` with one reply on its way that the kernel has no room for, and no other
+/// behind it.
+struct Stuck {
+    client: Client,
+    /// That it has not read.
+    replies: usize,
+}
+
+impl Stuck {
+    const MESSAGE: [u8; 60_000] = [0; 60_000];
+
+    fn new(server: &Server) -> Self {
+        let stream = socket::connect_with(Ipv4Addr::LOCALHOST, server.clients, Some(4096));
+        let client = Client::upgrade(stream.unwrap(), "/echo").unwrap().unwrap();
+        let mut stuck = Self { client, replies: 0 };
+        let before = Figures::of(server);
+        // The first has room in every case.
+        while stuck.replies < 1 || stuck.all_sent(server, &before) {
+            stuck.client.send(&frame(FIN | BINARY, &Self::MESSAGE));
+            stuck.replies += 1;
+        }
+        stuck
+    }
+
+    /// Whether the kernel has taken every reply, once the server has read every message.
+    fn all_sent(&self, server: &Server, before: &Figures) -> bool {
+        let since = |name| metric(server, name) - before.sum(name);
+        eventually("the server has read everything", || {
+            since("tidegate_messages_received_total") == self.replies as u64
+        });
+        let expected = (self.replies * (Self::MESSAGE.len() + 4)) as u64;
+        let started = Instant::now();
+        while since("tidegate_sent_bytes_total") < expected {
+            if started.elapsed() > Duration::from_millis(20) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+#[test]
 fn nobody_goes_deaf_when_all_send_in_the_same_instant() {
     const CLIENTS: usize = 5_000;
     const ROUNDS: usize = 10;
