@@ -1,6 +1,7 @@
 //! What clients meet: handshakes, frames, publications, sessions, and clients of every kind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::duplicate_mod, reason = "the fuzz targets are a library of their own elsewhere")]
 
 mod attacks;
 mod clients;
