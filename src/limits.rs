@@ -152,6 +152,10 @@ pub const ADMIN_OPERATOR_REQUESTS: usize = 64;
 /// Admin requests of programs (publications, metrics) that are worked on at once.
 pub const ADMIN_BULK_REQUESTS: usize = 128;
 
+/// How long an admin request waits in line until it is worked on in milliseconds: the worker does
+/// as many as there are connections in less, and the command line waits for 5 s.
+pub const ADMIN_QUEUE_MS: u64 = 2_000;
+
 /// Connections that wait to be accepted by the admin listener: a burst of
 /// [`ADMIN_CONNECTIONS`] several times over. The kernel drops the SYN of a further one, which
 /// the client sends again only after a second.

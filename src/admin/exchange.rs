@@ -118,6 +118,11 @@ impl Front {
         }
     }
 
+    /// Hands on what comes back from the worker, for ever.
+    pub(super) async fn run(&self) {
+        self.work.run().await;
+    }
+
     /// Waits for memory that `fits`. If there is none, clients that have held some in `stage` for
     /// longer than the patience with them give way.
     ///
@@ -292,7 +297,7 @@ async fn handle(
         body,
         format: exposition::negotiate(accept),
     };
-    Ok(front.work.ask(order).await?)
+    Ok(front.work.ask(order, &client.standing).await?)
 }
 
 async fn read_body(

@@ -46,7 +46,7 @@
 //! A request is read downwards: `server` -> `connection` -> `exchange` -> `access` -> `route` ->
 //! `body` -> `work` -> `parse` -> `answer` -> `render`, `metrics`, `publishing`, or a command to
 //! the coordinator. `stage` and `connections` say which connection ends when, `unauthorized` and
-//! `pace` what is slowed down, `turn` how connections take turns, `event_loop` how a thread begins.
+//! `pace` what is slowed down, `gate` what waits for the worker, `turn` how connections take turns, `event_loop` how a thread begins.
 
 mod access;
 mod answer;
@@ -60,6 +60,7 @@ mod event_loop;
 mod exchange;
 mod figures;
 mod foresight;
+mod gate;
 mod last_shutdown;
 mod metrics;
 mod moment;

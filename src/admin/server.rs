@@ -214,11 +214,13 @@ impl Seed {
         let connections = Connections::new(ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_PER_SOURCE);
         let front =
             Front::new(state, work, figures, Rc::clone(&turn), connections.clone(), patience);
-        let acceptor = Acceptor::new(listener, Rc::new(front))?;
+        let front = Rc::new(front);
+        let acceptor = Acceptor::new(listener, Rc::clone(&front))?;
         Ok(async move {
             monoio::select! {
                 () = serve_until(acceptor, stopped, &hears, &connections) => {}
                 () = turn.run() => {}
+                () = front.run() => {}
             }
         })
     }

@@ -18,6 +18,8 @@ pub(super) enum Stage {
     Head,
     /// A request is being worked on.
     Working,
+    /// A request waits until it is worked on.
+    Queued,
     /// The body of a request is arriving.
     Body,
     /// A refusal is held back.
@@ -31,11 +33,12 @@ pub(super) enum Stage {
 impl Stage {
     /// Every stage.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Silent,
         Self::Idle,
         Self::Head,
         Self::Working,
+        Self::Queued,
         Self::Body,
         Self::Delayed,
         Self::Answering,
@@ -52,9 +55,11 @@ impl Stage {
             Self::Idle => {
                 matches!(next, Self::Head | Self::Working | Self::Answering | Self::Lingering)
             }
-            Self::Working => {
-                matches!(next, Self::Body | Self::Delayed | Self::Answering | Self::Lingering)
-            }
+            Self::Working => matches!(
+                next,
+                Self::Queued | Self::Body | Self::Delayed | Self::Answering | Self::Lingering
+            ),
+            Self::Queued => matches!(next, Self::Working | Self::Lingering),
             Self::Body => matches!(next, Self::Working | Self::Lingering),
             Self::Delayed => matches!(next, Self::Answering | Self::Lingering),
             Self::Answering => matches!(next, Self::Idle | Self::Working | Self::Lingering),
@@ -117,7 +122,7 @@ impl Standing {
             Stage::Idle => patience.idle,
             Stage::Answering => patience.answer,
             Stage::Lingering => patience.linger,
-            Stage::Working | Stage::Body | Stage::Delayed => return None,
+            Stage::Working | Stage::Queued | Stage::Body | Stage::Delayed => return None,
         };
         Some(self.since.get() + span)
     }
@@ -136,7 +141,8 @@ impl Standing {
             (Stage::Silent | Stage::Idle | Stage::Head | Stage::Delayed, _) => Some(1),
             (Stage::Body, _) => Some(2),
             (Stage::Answering, _) => Some(3),
-            (Stage::Working, false) => Some(3),
+            (Stage::Working | Stage::Queued, false) => Some(3),
+            (Stage::Queued, true) => Some(4),
             (Stage::Working, true) => None,
         }
     }
@@ -158,7 +164,8 @@ mod tests {
             (Silent, &[Working, Answering, Lingering][..]),
             (Idle, &[Head, Working, Answering, Lingering]),
             (Head, &[Working, Answering, Lingering]),
-            (Working, &[Body, Delayed, Answering, Lingering]),
+            (Working, &[Queued, Body, Delayed, Answering, Lingering]),
+            (Queued, &[Working, Lingering]),
             (Body, &[Working, Lingering]),
             (Delayed, &[Answering, Lingering]),
             (Answering, &[Idle, Working, Lingering]),
@@ -184,10 +191,10 @@ mod tests {
             assert!(standing(stage, false).is_some(), "{stage:?}");
             assert_eq!(standing(stage, true).is_none(), stage == Stage::Working, "{stage:?}");
         }
-        let order = [Stage::Lingering, Stage::Idle, Stage::Body, Stage::Answering];
-        for is_trusted in [false, true] {
-            let ranks = order.map(|stage| standing(stage, is_trusted));
-            assert!(ranks.is_sorted_by(|one, other| one < other), "{ranks:?}");
-        }
+        let order = [Stage::Lingering, Stage::Idle, Stage::Body, Stage::Answering, Stage::Queued];
+        let ranks = order.map(|stage| standing(stage, true));
+        assert!(ranks.is_sorted_by(|one, other| one < other), "{ranks:?}");
+        let ranks = [0, 1, 2, 3].map(|index| standing(order[index], false));
+        assert!(ranks.is_sorted_by(|one, other| one < other), "{ranks:?}");
     }
 }

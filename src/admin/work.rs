@@ -2,7 +2,7 @@
 //! large its body or its answer, keeps the thread of the listener from the next one.
 //!
 //! Requests of operators (status, drain, reload) go before those of programs (publications,
-//! metrics), and each kind has permits of its own.
+//! metrics), and each kind has permits of its own, which requests wait for in their order.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -13,13 +13,16 @@ use monoio::time::{Instant, sleep, timeout};
 
 use super::answer::{AdminState, Answer};
 use super::body::Body;
-use super::budget::{Budget, Charge};
 use super::error::ApiError;
+use super::gate::{Gate, Permit};
 use super::metrics::exposition::Exposition;
 use super::parse;
 use super::route::{Class, Route};
+use super::stage::{Stage, Standing};
 use super::turn::RingTurn;
-use crate::limits::{ADMIN_BULK_REQUESTS, ADMIN_OPERATOR_REQUESTS, ADMIN_STOP_MS, ADMIN_WORK_MS};
+use crate::limits::{
+    ADMIN_BULK_REQUESTS, ADMIN_OPERATOR_REQUESTS, ADMIN_QUEUE_MS, ADMIN_STOP_MS, ADMIN_WORK_MS,
+};
 
 /// A request that was let in, as the listener's thread hands it over.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ pub(super) struct Order {
 struct Job {
     order: Order,
     /// Given back when it is done, whether or not its client still waits.
-    permit: Charge,
+    permit: Permit,
     answer: oneshot::Sender<Result<Answer, ApiError>>,
 }
 
@@ -51,8 +54,8 @@ pub(super) struct Work {
 #[derive(Debug)]
 struct Desk {
     queue: mpsc::UnboundedSender<Job>,
-    permits: Budget,
-    most: usize,
+    gate: Gate,
+    permits: usize,
 }
 
 /// The worker's end.
@@ -70,28 +73,48 @@ pub(super) fn work() -> (Work, Jobs) {
 }
 
 impl Desk {
-    fn new(most: usize) -> (Self, mpsc::UnboundedReceiver<Job>) {
+    fn new(permits: usize) -> (Self, mpsc::UnboundedReceiver<Job>) {
         let (queue, jobs) = mpsc::unbounded();
-        (Self { queue, permits: Budget::new(most), most }, jobs)
+        (Self { queue, gate: Gate::new(permits), permits }, jobs)
+    }
+
+    /// A permit for the request of a connection, for which it waits its turn.
+    async fn permit(&self, client: &Standing) -> Result<Permit, ApiError> {
+        if let Some(permit) = self.gate.try_pass() {
+            return Ok(permit);
+        }
+        client.enter(Stage::Queued, Instant::now().into());
+        let passed = timeout(Duration::from_millis(ADMIN_QUEUE_MS), self.gate.pass()).await;
+        client.enter(Stage::Working, Instant::now().into());
+        passed.ok().flatten().ok_or_else(|| {
+            let permits = self.permits;
+            ApiError::unavailable(format!(
+                "not done: {permits} requests were being worked on for {ADMIN_QUEUE_MS} ms; try \
+                 again later"
+            ))
+        })
     }
 }
 
 impl Work {
-    /// Has `order` done and waits for its answer.
+    /// Hands on permits that come back from the worker, for ever.
+    pub(super) async fn run(&self) {
+        monoio::select! {
+            () = self.operator.gate.run() => {}
+            () = self.bulk.gate.run() => {}
+        }
+    }
+
+    /// Has the `order` of a connection done and waits for its answer.
     ///
     /// # Errors
-    /// 503 if there is no permit, or no answer in time; otherwise what is wrong with the request.
-    pub(super) async fn ask(&self, order: Order) -> Result<Answer, ApiError> {
+    /// 503 if there is no permit, or no answer, in time; otherwise what is wrong with the request.
+    pub(super) async fn ask(&self, order: Order, client: &Standing) -> Result<Answer, ApiError> {
         let desk = match order.route.class() {
             Class::Operator => &self.operator,
             Class::Bulk => &self.bulk,
         };
-        let Some(permit) = desk.permits.take(1) else {
-            let most = desk.most;
-            let message =
-                format!("not done: {most} requests are being worked on already; try again later");
-            return Err(ApiError::unavailable(message));
-        };
+        let permit = desk.permit(client).await?;
         let (answer, answered) = oneshot::channel();
         let gone = || ApiError::unavailable("the listener is ending");
         desk.queue.unbounded_send(Job { order, permit, answer }).map_err(|_| gone())?;

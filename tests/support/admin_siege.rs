@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Deaf,
     /// Asks for probes as fast as they are answered.
     Probe,
+    /// Asks for what an operator asks for, as fast as it is answered.
+    Status,
     /// Sends a request and resets the connection.
     Churn,
 }
@@ -158,6 +160,10 @@ impl Hostile {
             }
             Kind::Probe => {
                 self.ahead("/livez", "");
+                self.look();
+            }
+            Kind::Status => {
+                self.ahead("/health/status", "");
                 self.look();
             }
             Kind::Churn => {
