@@ -136,7 +136,9 @@ keys! {
         max_pings_per_second: u32 = Number(100), zero_or("no limit", 1, 1_000_000), "pings";
 
         /// How long a client may take less than delivery.min_bytes_per_second of what waits for
-        /// it, until its connection is cut: it has stopped reading, or is gone without a word.
+        /// it, until its connection is cut: it has stopped reading, or is gone without a word. A TCP
+        /// acknowledges in jumps, by as much as its receive buffer: less than ten seconds also cuts
+        /// clients that read steadily and whose jumps are further apart.
         write_timeout_ms: u64 = Number(30_000), between(10, HOUR_MS), "ms";
 
         /// How many accepted connections the kernel keeps for each shard until it takes them.
@@ -311,7 +313,8 @@ keys! {
         ping_interval_ms: u64 = Number(25_000), zero_or("never", 10, DAY_MS), "ms";
 
         /// How long a client may take to answer a Ping before it counts as gone. While it takes
-        /// what was sent to it before, at delivery.min_bytes_per_second, its answer is awaited.
+        /// what was sent to it before, at delivery.min_bytes_per_second, its answer is awaited; what
+        /// server.write_timeout_ms says of less than ten seconds is true here as well.
         timeout_ms: u64 = Number(10_000), between(10, HOUR_MS), "ms";
     }
 

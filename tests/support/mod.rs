@@ -18,6 +18,7 @@ pub(crate) mod redis;
 pub(crate) mod seccomp;
 pub(crate) mod server;
 pub(crate) mod silent;
+pub(crate) mod slow_reader;
 pub(crate) mod socket;
 pub(crate) mod wire;
 

@@ -15,6 +15,7 @@ mod mutations;
 mod protocol;
 mod publications;
 mod sessions;
+mod slow_reader_matrix;
 mod slow_readers;
 mod storms;
 #[path = "../support/mod.rs"]

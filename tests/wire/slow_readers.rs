@@ -2,129 +2,21 @@
 //! and then Close; one that has stopped is cut in time. What counts is what its TCP acknowledges,
 //! not what waits in the server or in the kernel.
 
-use std::io::Read;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::figures::Figures;
 use crate::support::leaving::{check_sum, named};
 use crate::support::server::Server;
-use crate::support::wire::{
-    self, BINARY, CLOSE, Client, FIN, Frame, PING, PONG, TEXT, close_payload, frame,
-    parse_server_frame,
-};
+use crate::support::slow_reader::{LONGEST, SlowReader};
+use crate::support::wire::{BINARY, Client, FIN, PING, PONG, TEXT, frame};
 use crate::support::{eventually, http, socket};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// How long a reader is followed at most.
-const LONGEST: Duration = Duration::from_secs(90);
-
-/// A client that reads so many bytes in a second, answers pings when it has read them, and
-/// answers Close.
-struct SlowReader {
-    stream: TcpStream,
-    bytes_per_second: usize,
-    received: Vec<u8>,
-    read: usize,
-    since: Instant,
-    pings: usize,
-}
-
-/// What a slow reader got.
-struct Story {
-    messages: Vec<Vec<u8>>,
-    /// The code of Close, if one came.
-    closed: Option<u16>,
-    pings: usize,
-}
-
-impl SlowReader {
-    fn connect(
-        server: &Server,
-        path: &str,
-        bytes_per_second: usize,
-        receive_bytes: Option<usize>,
-    ) -> Self {
-        let stream =
-            socket::connect_with(Ipv4Addr::LOCALHOST, server.clients, receive_bytes).unwrap();
-        let client = Client::upgrade(stream, path).unwrap().unwrap();
-        Self {
-            stream: client.stream,
-            bytes_per_second,
-            received: Vec::new(),
-            read: 0,
-            since: Instant::now(),
-            pings: 0,
-        }
-    }
-
-    /// Waits until the next bytes are due, and reads them. False at the end of the connection.
-    fn read_some(&mut self) -> bool {
-        let step = (self.bytes_per_second / 20).max(1);
-        let due = (self.read + step) as f64 / self.bytes_per_second as f64;
-        thread::sleep(Duration::from_secs_f64(due).saturating_sub(self.since.elapsed()));
-        assert!(self.since.elapsed() < LONGEST, "{} bytes in {LONGEST:?}", self.read);
-        let mut chunk = vec![0; step];
-        let waited = Instant::now();
-        match self.stream.read(&mut chunk) {
-            Ok(0) => false,
-            Ok(len) => {
-                self.received.extend(&chunk[..len]);
-                self.read += len;
-                // It does not hurry for what has not come.
-                self.since += waited.elapsed();
-                true
-            }
-            Err(error) if wire::is_reset(&error) => false,
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn take_frame(&mut self) -> Option<Frame> {
-        let (frame, len) = parse_server_frame(&self.received).unwrap()?;
-        self.received.drain(..len);
-        Some(frame)
-    }
-
-    /// Reads until so many messages have come, or to the end.
-    fn read_messages(mut self, count: usize) -> Story {
-        let mut messages = Vec::new();
-        let mut closed = None;
-        loop {
-            while let Some(heard) = self.take_frame() {
-                assert_eq!(closed, None, "{} bytes after Close", heard.payload.len());
-                match heard.opcode() {
-                    PING => {
-                        self.pings += 1;
-                        self.answer(&frame(FIN | PONG, &heard.payload));
-                    }
-                    CLOSE => {
-                        closed = heard.close_code();
-                        self.answer(&frame(FIN | CLOSE, &close_payload(1001, "")));
-                    }
-                    _ => messages.push(heard.payload),
-                }
-            }
-            if messages.len() >= count || !self.read_some() {
-                return Story { messages, closed, pings: self.pings };
-            }
-        }
-    }
-
-    /// The server may have gone meanwhile.
-    fn answer(&mut self, bytes: &[u8]) {
-        let _ = std::io::Write::write_all(&mut self.stream, bytes);
-    }
-
-    fn follow(self, count: usize) -> thread::JoinHandle<Story> {
-        thread::spawn(move || self.read_messages(count))
-    }
-}
-
 /// Publishes so many messages of so many bytes; each begins with its number.
-fn publish(server: &Server, channel: &str, bytes: usize, count: usize) {
+pub(crate) fn publish(server: &Server, channel: &str, bytes: usize, count: usize) {
     for number in 0..count {
         let data = format!("{number:06}{}", "x".repeat(bytes.saturating_sub(8)));
         http::post(server.admin, "/api/publish", &json!({ "channel": channel, "data": data }));
@@ -167,7 +59,7 @@ fn everything_arrives(settings: &[&str], with_pings: bool) {
     {
         let channel = format!("c{bytes}-{}", receive_bytes.unwrap_or(0));
         let path = format!("/ws?channel={channel}");
-        let reader = SlowReader::connect(&server, &path, RATE, receive_bytes);
+        let reader = SlowReader::connect(server.clients, &path, RATE, receive_bytes);
         // A message of 64 bytes takes a request of its own: fewer of them are enough.
         let count = (ALL / bytes).min(2_048);
         publish(&server, &channel, bytes, count);
@@ -209,7 +101,7 @@ fn in_a_drain_a_message_that_is_read_steadily_arrives_whole_and_then_close() {
         "shutdown.deadline_ms=40000",
     ]);
     let bytes = 512 << 10;
-    let reader = SlowReader::connect(&server, "/ws?channel=news", RATE, None);
+    let reader = SlowReader::connect(server.clients, "/ws?channel=news", RATE, None);
     publish(&server, "news", bytes, 1);
     let reader = reader.follow(usize::MAX);
     server.signal(Signal::TERM);
@@ -234,7 +126,7 @@ fn in_a_drain_that_is_too_short_whole_messages_arrive_and_then_close() {
         "server.max_queued_bytes=4194304",
     ]);
     let (bytes, count) = (16 << 10, 128);
-    let reader = SlowReader::connect(&server, "/ws?channel=news", RATE, Some(16 << 10));
+    let reader = SlowReader::connect(server.clients, "/ws?channel=news", RATE, Some(16 << 10));
     publish(&server, "news", bytes, count);
     let reader = reader.follow(usize::MAX);
     server.signal(Signal::TERM);
@@ -255,7 +147,8 @@ fn in_a_drain_that_is_too_short_whole_messages_arrive_and_then_close() {
 fn a_refusal_behind_what_is_read_steadily_arrives() {
     let server = Server::start(&["server.shards=1", "server.max_queued_bytes=4194304"]);
     let (bytes, count) = (16 << 10, 32);
-    let mut reader = SlowReader::connect(&server, "/ws?channel=news", 2 * RATE, Some(16 << 10));
+    let mut reader =
+        SlowReader::connect(server.clients, "/ws?channel=news", 2 * RATE, Some(16 << 10));
     publish(&server, "news", bytes, count);
     // Reserved bits that nobody has negotiated.
     reader.answer(&frame(0x40 | 0x20 | FIN | TEXT, b"?"));
@@ -294,8 +187,8 @@ fn a_reader_below_the_floor_is_cut_and_one_above_it_is_not() {
         "keepalive.ping_interval_ms=0",
         "delivery.min_bytes_per_second=40000",
     ]);
-    let above = SlowReader::connect(&server, "/ws?channel=news", 2 * RATE, Some(16 << 10));
-    let below = SlowReader::connect(&server, "/ws?channel=news", 4_000, Some(4 << 10));
+    let above = SlowReader::connect(server.clients, "/ws?channel=news", 2 * RATE, Some(16 << 10));
+    let below = SlowReader::connect(server.clients, "/ws?channel=news", 4_000, Some(4 << 10));
     publish(&server, "news", ALL, 1);
     let (above, below) = (above.follow(1), below.follow(1));
     let (above, below) = (above.join().unwrap(), below.join().unwrap());
