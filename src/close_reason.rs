@@ -41,6 +41,9 @@ pub enum CloseReason {
     PingFlood,
     /// The handler ended the connection.
     Handler,
+    /// A handler subscribed it to a channel that nobody has yet, and there was no room for one more
+    /// (1013).
+    ChannelsFull,
     /// A newer connection has its session (4001).
     SessionTaken,
     /// The server drained.
@@ -51,7 +54,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All variants, in the order of [`Self::index`].
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::PeerClosed,
         Self::PeerGone,
         Self::Reset,
@@ -68,6 +71,7 @@ impl CloseReason {
         Self::UnfinishedEvicted,
         Self::PingFlood,
         Self::Handler,
+        Self::ChannelsFull,
         Self::SessionTaken,
         Self::Shutdown,
         Self::ShardFailed,
@@ -97,6 +101,7 @@ impl CloseReason {
             Self::UnfinishedEvicted => "unfinished_evicted",
             Self::PingFlood => "ping_flood",
             Self::Handler => "handler",
+            Self::ChannelsFull => "channels_full",
             Self::SessionTaken => "session_taken",
             Self::Shutdown => "shutdown",
             Self::ShardFailed => "shard_failed",

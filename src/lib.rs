@@ -38,6 +38,7 @@ pub mod sessions;
 pub mod shard;
 pub mod supervisor;
 pub mod sys;
+mod tables;
 mod threads;
 pub mod websocket;
 

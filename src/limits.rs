@@ -135,6 +135,15 @@ pub const MAX_CHANNEL_BYTES: usize = 255;
 /// Channels that one connection may ask for in its URL.
 pub const MAX_CHANNELS_PER_CONNECTION: usize = 64;
 
+/// Bytes of all names of the channels of one connection together: as many names as it may have, of
+/// 64 bytes each, or 16 of the longest.
+pub const CHANNEL_NAME_BYTES_PER_CONNECTION: usize = 4_096;
+
+/// A connection that asks for several channels which nobody has yet may take one in so many parts of
+/// what is left for channels. So who asks for 64 is refused while there is room for thousands who
+/// ask for one.
+pub const CHANNELS_PART_OF_ROOM: u64 = 128;
+
 /// Longest body of an admin request in bytes.
 pub const MAX_ADMIN_BODY_BYTES: usize = 4 << 20;
 
@@ -559,6 +568,8 @@ const _: () = {
     assert!(SUBMISSIONS <= 32_768 && COMPLETIONS <= 65_536, "limits of the kernel");
     assert!(COMPLETIONS >= SUBMISSIONS * 4);
     assert!(INBOX_PER_TURN <= INBOX);
+    assert!(CHANNEL_NAME_BYTES_PER_CONNECTION >= MAX_CHANNEL_BYTES);
+    assert!(CHANNEL_NAME_BYTES_PER_CONNECTION <= MAX_CHANNELS_PER_CONNECTION * MAX_CHANNEL_BYTES);
     assert!(WHEEL_SLOTS.is_power_of_two());
     assert!(MIN_FILES < crate::ring::MAX_SLOTS);
     assert!(ACCEPTS_KEPT < ACCEPTS && ACCEPTS_KEPT < MIN_FILES / 2);

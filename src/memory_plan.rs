@@ -13,6 +13,7 @@
 
 use std::fmt;
 
+use crate::channels::registry::CHANNEL_BYTES;
 use crate::config::{Config, Key, Preset};
 use crate::limits::{self, BYTES_PER_CONNECTION, RECEIVE_BUFFERS_KEPT};
 
@@ -39,6 +40,10 @@ pub const HALF_OPEN_BYTES: u64 = 5 * KIB;
 
 /// A source in its table, at its emptiest.
 pub const SOURCE_BYTES: u64 = 57;
+
+/// As many and as long channels of its own as a connection may have, in each shard's part.
+const CHANNELS_OF_A_CONNECTION: u64 = limits::CHANNEL_NAME_BYTES_PER_CONNECTION as u64
+    + limits::MAX_CHANNELS_PER_CONNECTION as u64 * CHANNEL_BYTES;
 
 /// The allocator's part: a buffer that grows by doubling leaves as much behind in blocks that
 /// nothing fits into. Budgets count what is asked for, and are so much smaller than their share.
@@ -258,7 +263,8 @@ fn floor(of: Use, inputs: &Inputs) -> u64 {
         Use::Unfinished | Use::Output => message.saturating_add(256 * KIB),
         Use::HalfOpen => 64 * HALF_OPEN_BYTES,
         Use::Heads => 16 * inputs.max_head_bytes,
-        Use::Channels | Use::SocketData => 256 * KIB,
+        Use::Channels => (256 * KIB).max(CHANNELS_OF_A_CONNECTION * inputs.shards),
+        Use::SocketData => 256 * KIB,
         Use::Sources => 1_024 * SOURCE_BYTES,
         Use::Sessions => 64 * KIB,
         Use::ReceiveBuffers => {

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::admission::Rung;
+use crate::channels::ChannelRefusal;
 use crate::close_reason::{CloseReason, DrainOutcome};
 
 /// Labels of `tidegate_admission_refused_total`; the order is that of
@@ -91,6 +92,10 @@ pub struct ShardMetrics {
     pub publications: Count,
     /// Subscriptions of channels (gauge).
     pub subscriptions: Count,
+    /// Bytes of channels that somebody is subscribed to, names and what belongs to each (gauge).
+    pub channel_bytes: Count,
+    /// Subscriptions that were refused, by [`ChannelRefusal`](crate::channels::ChannelRefusal).
+    pub channels_refused: [Count; ChannelRefusal::ALL.len()],
     /// Bytes queued for clients that the kernel has not taken yet (gauge).
     pub queued_bytes: Count,
     /// Memory that messages to clients hold, those on their way and publications included
@@ -184,6 +189,7 @@ impl ShardMetrics {
             &self.open_since_ms,
             &self.handshaking,
             &self.subscriptions,
+            &self.channel_bytes,
             &self.queued_bytes,
             &self.tracked_sources,
             &self.limited_sources,

@@ -14,14 +14,14 @@
 //! it stays small, and new limits hold for old buckets at once.
 
 mod recovery;
-mod table;
+mod source_table;
 
 use std::sync::Arc;
 
 use ahash::RandomState;
 
 use recovery::{Limited, Mark, Recovery};
-use table::SourceTable;
+use source_table::SourceTable;
 
 use super::pace::Pace;
 use super::source_address::SourceKey;

@@ -98,10 +98,15 @@ impl Effects {
             Effect::Refuse(refusal) => Some(*refusal),
             _ => None,
         })?;
+        self.forget();
+        Some(refusal)
+    }
+
+    /// Drops everything that was noted.
+    pub(crate) fn forget(&mut self) {
         self.bytes.clear();
         self.messages = 0;
         self.list.clear();
-        Some(refusal)
     }
 
     /// True if there is nothing to apply.

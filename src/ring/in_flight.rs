@@ -5,10 +5,9 @@
 
 use std::net::SocketAddr;
 
-use slab::Slab;
-
 use super::operation::{Frame, SendBatch};
 use crate::sys::socket_address::RawAddress;
+use crate::tables::Slab;
 
 /// Frames gathered by one send; the kernel takes up to 1,024 (UIO_MAXIOV).
 const MAX_GATHERED: usize = 64;
@@ -17,7 +16,7 @@ const MAX_GATHERED: usize = 64;
 const MAX_SEND_BYTES: usize = 256 << 10;
 
 pub(super) struct InFlight {
-    entries: Slab<Entry>,
+    entries: Slab<Option<Entry>>,
     accepts: Box<[AcceptPlace]>,
     free_accepts: Vec<u32>,
 }
@@ -50,7 +49,7 @@ impl InFlight {
     pub(super) fn new(accepts: u32) -> Self {
         let place = || AcceptPlace { address: RawAddress::empty(), len: RawAddress::CAPACITY };
         Self {
-            entries: Slab::new(),
+            entries: Slab::default(),
             accepts: (0..accepts).map(|_| place()).collect(),
             free_accepts: (0..accepts).rev().collect(),
         }
@@ -75,11 +74,11 @@ impl InFlight {
             }
             (SendBatch::Many { .. }, None) => unreachable!("several frames are always gathered"),
         };
-        (self.entries.insert(Entry::Send(batch, gather)) as u32, form)
+        (self.entries.insert(Some(Entry::Send(batch, gather))), form)
     }
 
     pub(super) fn sent(&mut self, place: u32) -> Option<SendBatch> {
-        match self.entries.try_remove(place as usize)? {
+        match self.entries.try_remove(place)?? {
             Entry::Send(batch, _) => Some(batch),
             Entry::Address(_) => None,
         }
@@ -88,11 +87,11 @@ impl InFlight {
     pub(super) fn address(&mut self, address: SocketAddr) -> (u32, *const libc::sockaddr, u32) {
         let raw = Box::new(RawAddress::from(address));
         let (start, len) = (raw.as_ptr(), raw.len());
-        (self.entries.insert(Entry::Address(raw)) as u32, start, len)
+        (self.entries.insert(Some(Entry::Address(raw))), start, len)
     }
 
     pub(super) fn address_done(&mut self, place: u32) {
-        self.entries.try_remove(place as usize);
+        self.entries.try_remove(place);
     }
 
     /// A place for the address of an accepted peer; `None` if all are in use.

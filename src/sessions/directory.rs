@@ -5,14 +5,13 @@
 //! oldest is found without a search; its bytes are bounded, and who is above that loses the oldest.
 
 use ahash::RandomState;
-use hashbrown::HashTable;
-use slab::Slab;
 
 use super::id::SessionId;
 use super::record::Record;
 use crate::clock::Now;
 use crate::connection::NONE;
 use crate::ring::Token;
+use crate::tables::{SegmentedTable, Slab};
 
 /// The connection that holds a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +35,14 @@ enum What {
 }
 
 /// What an entry takes: its place here and in the index, and the block of its name.
-pub const ENTRY_BYTES: usize = size_of::<Entry>() + 8 + 16 + super::id::CHARS_MAX;
-const _: () = assert!(size_of::<Entry>() <= 64 && ENTRY_BYTES <= 152);
+pub const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 8 + 16 + super::id::CHARS_MAX;
+const _: () = assert!(size_of::<Option<Entry>>() <= 64 && ENTRY_BYTES <= 152);
 
 /// All sessions of a node.
 #[derive(Debug)]
 pub struct Directory {
-    index: HashTable<u32>,
-    entries: Slab<Entry>,
+    index: SegmentedTable<u32>,
+    entries: Slab<Option<Entry>>,
     hash: RandomState,
     oldest: u32,
     newest: u32,
@@ -56,8 +55,8 @@ impl Directory {
     /// An empty one that keeps at most `bytes_max`.
     pub fn new(hash: RandomState, bytes_max: usize) -> Self {
         Self {
-            index: HashTable::new(),
-            entries: Slab::new(),
+            index: SegmentedTable::new(),
+            entries: Slab::default(),
             hash,
             oldest: NONE,
             newest: NONE,
@@ -84,7 +83,7 @@ impl Directory {
 
     /// Who holds a session.
     pub fn holder(&self, id: &SessionId) -> Option<Holder> {
-        match self.entries[self.find(id)? as usize].what {
+        match self.entry(self.find(id)?)?.what {
             What::Held(holder) => Some(holder),
             What::Kept { .. } => None,
         }
@@ -93,8 +92,8 @@ impl Directory {
     /// A connection holds the session from now on. Returns what was kept of it.
     pub fn hold(&mut self, id: &SessionId, holder: Holder) -> Option<Record> {
         let kept = self.take(id);
-        match self.find(id) {
-            Some(at) => self.entries[at as usize].what = What::Held(holder),
+        match self.find(id).and_then(|at| self.entry_mut(at)) {
+            Some(entry) => entry.what = What::Held(holder),
             None => {
                 self.insert(id.clone(), What::Held(holder));
                 self.held += 1;
@@ -131,7 +130,7 @@ impl Directory {
     /// Takes out what is kept of a session.
     pub fn take(&mut self, id: &SessionId) -> Option<Record> {
         let at = self.find(id)?;
-        let What::Kept { older, newer, .. } = self.entries[at as usize].what else { return None };
+        let What::Kept { older, newer, .. } = self.entry(at)?.what else { return None };
         self.link_newer(older, newer);
         self.link_older(newer, older);
         match self.remove(id)?.what {
@@ -145,7 +144,7 @@ impl Directory {
 
     /// What is kept of a session.
     pub fn kept_of(&self, id: &SessionId) -> Option<&Record> {
-        match &self.entries[self.find(id)? as usize].what {
+        match &self.entry(self.find(id)?)?.what {
             What::Kept { record, .. } => Some(record),
             What::Held(_) => None,
         }
@@ -153,7 +152,7 @@ impl Directory {
 
     /// Takes out the oldest if its time is over.
     pub fn take_expired(&mut self, now: Now) -> Option<SessionId> {
-        match self.entries.get(self.oldest as usize)?.what {
+        match self.entry(self.oldest)?.what {
             What::Kept { until, .. } if now >= until => self.take_oldest(),
             _ => None,
         }
@@ -162,8 +161,8 @@ impl Directory {
     /// The sessions that are held, a few at a time: from place `from` on, `places` of them. `None`
     /// when that is beyond the last.
     pub fn held_from(&self, from: u32, places: u32) -> Option<impl Iterator<Item = &SessionId>> {
-        let is_over = from as usize >= self.entries.capacity();
-        let held = move |at| match self.entries.get(at as usize) {
+        let is_over = from >= self.entries.end();
+        let held = move |at| match self.entry(at) {
             Some(Entry { id, what: What::Held(_) }) => Some(id),
             _ => None,
         };
@@ -171,44 +170,56 @@ impl Directory {
     }
 
     fn take_oldest(&mut self) -> Option<SessionId> {
-        let id = self.entries.get(self.oldest as usize)?.id.clone();
+        let id = self.entry(self.oldest)?.id.clone();
         self.take(&id).map(|_| id)
     }
 
     fn find(&self, id: &SessionId) -> Option<u32> {
-        let same = |at: &u32| self.entries[*at as usize].id == *id;
+        let same = |at: &u32| self.entry(*at).is_some_and(|entry| entry.id == *id);
         self.index.find(self.hash.hash_one(id), same).copied()
+    }
+
+    fn entry(&self, at: u32) -> Option<&Entry> {
+        self.entries.get(at)?.as_ref()
+    }
+
+    fn entry_mut(&mut self, at: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(at)?.as_mut()
     }
 
     fn insert(&mut self, id: SessionId, what: What) -> u32 {
         let hash = self.hash.hash_one(&id);
-        let at = self.entries.insert(Entry { id, what }) as u32;
+        let at = self.entries.insert(Some(Entry { id, what }));
         let Self { index, entries, hash: keyed, .. } = self;
-        index.insert_unique(hash, at, |at| keyed.hash_one(&entries[*at as usize].id));
+        index.find_or_insert(hash, |_| false, || at, |at| hash_of(keyed, entries, *at));
         at
     }
 
     fn remove(&mut self, id: &SessionId) -> Option<Entry> {
         let hash = self.hash.hash_one(id);
-        let entries = &self.entries;
-        let found = self.index.find_entry(hash, |at| entries[*at as usize].id == *id).ok()?;
-        let (at, _) = found.remove();
-        Some(self.entries.remove(at as usize))
+        let at = self.find(id)?;
+        let Self { index, entries, hash: keyed, .. } = self;
+        index.remove(hash, |known| *known == at, |at| hash_of(keyed, entries, *at));
+        self.entries.remove(at)
     }
 
     fn link_newer(&mut self, at: u32, to: u32) {
-        match self.entries.get_mut(at as usize).map(|entry| &mut entry.what) {
+        match self.entry_mut(at).map(|entry| &mut entry.what) {
             Some(What::Kept { newer, .. }) => *newer = to,
             _ => self.oldest = to,
         }
     }
 
     fn link_older(&mut self, at: u32, to: u32) {
-        match self.entries.get_mut(at as usize).map(|entry| &mut entry.what) {
+        match self.entry_mut(at).map(|entry| &mut entry.what) {
             Some(What::Kept { older, .. }) => *older = to,
             _ => self.newest = to,
         }
     }
+}
+
+fn hash_of(hash: &RandomState, entries: &Slab<Option<Entry>>, at: u32) -> u64 {
+    entries.get(at).and_then(Option::as_ref).map_or(0, |entry| hash.hash_one(&entry.id))
 }
 
 fn cost(record: &Record) -> usize {

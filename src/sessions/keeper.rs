@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ahash::RandomState;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 
 use super::directory::{Directory, Holder};
 use super::figures::{Figures, Loss};
@@ -18,6 +18,7 @@ use super::record::Record;
 use crate::clock::Now;
 use crate::limits::{SESSION_EXPIRIES, SESSION_LOOK_DOUBLINGS, SESSION_LOOK_MS};
 use crate::redis::life::Life;
+use crate::tables::{Map, Queue};
 
 /// What a shard says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,8 +178,8 @@ enum WaitsFor {
 #[derive(Debug)]
 pub struct Keeper {
     directory: Directory,
-    pending: HashMap<SessionId, Pending, RandomState>,
-    deadlines: VecDeque<(Now, SessionId, Holder)>,
+    pending: Map<SessionId, Pending>,
+    deadlines: Queue<(Now, SessionId, Holder)>,
     looks: BTreeMap<Now, Vec<SessionId>>,
     asks: VecDeque<Ask>,
     saves: VecDeque<SessionId>,
@@ -209,8 +210,8 @@ impl Keeper {
     ) -> Self {
         Self {
             directory: Directory::new(hash.clone(), bytes_max),
-            pending: HashMap::with_hasher(hash.clone()),
-            deadlines: VecDeque::new(),
+            pending: Map::new(hash.clone()),
+            deadlines: Queue::default(),
             looks: BTreeMap::new(),
             asks: VecDeque::new(),
             saves: VecDeque::new(),

@@ -6,7 +6,6 @@
 //! Invariant: every connection that was admitted when the shard began to refuse is marked, and
 //! its end is counted as exactly one outcome.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use crate::environment::Environment;
 use crate::limits;
 use crate::mesh::message::{DrainOrder, PhaseOrder};
 use crate::ring::{FileSlot, Frame, Ring, Token};
+use crate::tables::Queue;
 
 /// While connections leave at a pace the shard comes round at least this often.
 pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(5);
@@ -53,7 +53,7 @@ pub(super) struct Drain {
     close_next: FileSlot,
     told: u64,
     /// Connections in the middle of a message at their turn.
-    in_message: VecDeque<Token>,
+    in_message: Queue<Token>,
     /// Forcing: since when, the next slot to say goodbye to at once, and the next to cut.
     forcing_since: Option<Now>,
     goodbye_next: FileSlot,
@@ -229,7 +229,7 @@ impl<E: Environment> Shard<E> {
             outflow: Outflow::default(),
             close_next: 0,
             told: 0,
-            in_message: VecDeque::new(),
+            in_message: Queue::default(),
             forcing_since: None,
             goodbye_next: 0,
             cut_next: 0,

@@ -93,6 +93,7 @@ impl<E: Environment> Shard<E> {
     }
 
     pub(super) fn go_on_fanning_out(&mut self) {
+        self.registry.close_some_holes(limits::VISITS_PER_TURN);
         let mut visits = limits::VISITS_PER_TURN;
         while let Some(mut fan_out) = self.fan_outs.pop_front() {
             if !self.go_on_with(&mut fan_out, &mut visits) {

@@ -10,8 +10,6 @@
 //! [`is_half_open`]. The queues also hold tokens of connections that are not any more, but never
 //! more than three for each that is (see [`Queue`]).
 
-use std::collections::VecDeque;
-
 use super::Shard;
 use super::connections::Connections;
 use crate::close_reason::CloseReason;
@@ -20,6 +18,7 @@ use crate::connection::{Connection, Facts, State};
 use crate::environment::Environment;
 use crate::limits;
 use crate::ring::Token;
+use crate::tables;
 
 /// What a refused connection has for its request in any case, 192 to 256 ms: somebody who is slow
 /// for a moment is told why. In so long a time the descriptors kept for refusals are used once.
@@ -55,8 +54,8 @@ impl HalfOpen {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     /// Older than `unseen`; looked at in this round.
-    seen: VecDeque<Token>,
-    unseen: VecDeque<Token>,
+    seen: tables::Queue<Token>,
+    unseen: tables::Queue<Token>,
 }
 
 impl Queue {

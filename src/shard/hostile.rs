@@ -6,48 +6,47 @@
 //! ([`PingCounts`]). Each is a number of bytes or of frames with a limit; above it those who cause it
 //! are closed, and counted. A shard has an equal part of the server's budget.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use ahash::RandomState;
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 
 use super::Shard;
 use super::connections::Connections;
-use super::half_open::Queue;
+use super::half_open::Queue as OldestFirst;
 use crate::close_reason::CloseReason;
 use crate::connection::State;
 use crate::environment::Environment;
 use crate::limits;
 use crate::ring::{FileSlot, Token};
+use crate::tables::{Map, Queue};
 
 /// Messages of clients that have begun and not ended, oldest first.
 #[derive(Debug)]
 pub(super) struct Unfinished {
     budget: u64,
     held: u64,
-    oldest: Queue,
+    oldest: OldestFirst,
 }
 
 impl Unfinished {
     pub(super) fn new(budget: u64) -> Self {
-        Self { budget, held: 0, oldest: Queue::default() }
+        Self { budget, held: 0, oldest: OldestFirst::default() }
     }
 }
 
 /// Connections for which something waits, the longest waiting first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
-    since: HashMap<FileSlot, u32, RandomState>,
+    since: Map<FileSlot, u32>,
     order: BTreeSet<(u32, FileSlot)>,
 }
 
 impl Waiting {
     fn begin(&mut self, slot: FileSlot, tick: u32) {
-        if let Entry::Vacant(entry) = self.since.entry(slot) {
-            entry.insert(tick);
+        if !self.since.contains_key(&slot) {
+            self.since.insert(slot, tick);
             self.order.insert((tick, slot));
         }
     }
@@ -66,15 +65,15 @@ pub(super) struct Output {
     /// Of single connections.
     own: u64,
     /// Publications that somebody may still wait for, and their lengths.
-    publications: VecDeque<(Weak<Arc<[u8]>>, usize)>,
+    publications: Queue<(Weak<Arc<[u8]>>, usize)>,
     published: u64,
     waiting: Waiting,
 }
 
 impl Output {
-    pub(super) fn new(budget: u64) -> Self {
-        let (publications, waiting) = (VecDeque::new(), Waiting::default());
-        Self { budget, own: 0, publications, published: 0, waiting }
+    pub(super) fn new(budget: u64, hash: RandomState) -> Self {
+        let waiting = Waiting { since: Map::new(hash), order: BTreeSet::new() };
+        Self { budget, own: 0, publications: Queue::default(), published: 0, waiting }
     }
 
     /// A connection holds so many bytes more.
@@ -132,13 +131,14 @@ impl Output {
 #[derive(Debug)]
 pub(super) struct PingCounts {
     most: u32,
-    counts: HashMap<FileSlot, (u32, u32), RandomState>,
+    counts: Map<FileSlot, (u32, u32)>,
+    hash: RandomState,
     until: u32,
 }
 
 impl PingCounts {
     pub(super) fn new(most: u32, hash: RandomState) -> Self {
-        Self { most, counts: HashMap::with_hasher(hash), until: 0 }
+        Self { most, counts: Map::new(hash.clone()), hash, until: 0 }
     }
 
     /// Counts pings of a connection; true if they are too many.
@@ -146,7 +146,8 @@ impl PingCounts {
         if self.most == 0 || pings == 0 {
             return false;
         }
-        let (generation, count) = self.counts.entry(token.slot).or_insert((token.generation, 0));
+        let (generation, count) =
+            self.counts.get_or_insert_with(token.slot, || (token.generation, 0));
         if *generation != token.generation {
             (*generation, *count) = (token.generation, 0);
         }
@@ -157,7 +158,7 @@ impl PingCounts {
     /// Begins anew every second.
     fn on_tick(&mut self, tick: u32) {
         if tick.wrapping_sub(self.until) < u32::MAX / 2 {
-            self.counts.clear();
+            self.counts = Map::new(self.hash.clone());
             self.until = tick.wrapping_add(limits::PING_WINDOW_TICKS);
         }
     }
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_publication_is_counted_once_and_until_nobody_waits_for_it() {
-        let mut output = Output::new(100);
+        let mut output = Output::new(100, RandomState::with_seeds(1, 2, 3, 4));
         let frame: Rc<Arc<[u8]>> = Rc::new(vec![0; 80].into());
         output.publish(&frame);
         let handles = vec![Rc::clone(&frame); 1000];

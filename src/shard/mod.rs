@@ -39,7 +39,6 @@ use std::time::Duration;
 
 use ahash::RandomState;
 use crossbeam_channel::Sender;
-use hashbrown::HashMap;
 
 use crate::admission::{Abroad, Admission, Owners};
 use crate::channels::registry::Registry;
@@ -54,6 +53,7 @@ use crate::mesh::inbox::Inbox;
 use crate::mesh::outbox::Outbox;
 use crate::metrics::ShardMetrics;
 use crate::ring::{FileSlot, Operation, Ring, Token, Wait};
+use crate::tables::{Map, Queue};
 use crate::websocket::deflate::{Inflater, Outgoing};
 
 use admitting::Deferred;
@@ -128,14 +128,14 @@ pub struct Shard<E: Environment> {
     output: Output,
     ping_counts: PingCounts,
     connections: Connections,
-    before_upgrade: HashMap<FileSlot, BeforeUpgrade, RandomState>,
-    unadmitted: HashMap<FileSlot, Unadmitted, RandomState>,
+    before_upgrade: Map<FileSlot, BeforeUpgrade>,
+    unadmitted: Map<FileSlot, Unadmitted>,
     /// What had been read of connections that wait for a verdict.
-    awaiting: HashMap<FileSlot, Vec<u8>, RandomState>,
+    awaiting: Map<FileSlot, Vec<u8>>,
     unread: Unread,
     timers: Timers,
     /// Connections whose deadline has come.
-    due: VecDeque<FileSlot>,
+    due: Queue<FileSlot>,
     registry: Registry,
     sessions: Sessions,
     fan_outs: VecDeque<FanOut>,
@@ -144,7 +144,7 @@ pub struct Shard<E: Environment> {
     inflater: Inflater,
     spare: Vec<Vec<u8>>,
     /// Connections whose bytes wait to be read.
-    readable: VecDeque<Token>,
+    readable: Queue<Token>,
     phase: Phase,
     drain: Option<Drain>,
     staying: Option<Staying>,
@@ -165,8 +165,9 @@ impl<E: Environment> Shard<E> {
         let farewells = Farewells::new(parts.settings.shards);
         let gathering = Gathering::new(parts.settings.gather);
         let unfinished = Unfinished::new(parts.settings.max_unfinished_bytes);
-        let output = Output::new(parts.settings.max_output_bytes);
+        let output = Output::new(parts.settings.max_output_bytes, parts.hash.clone());
         let ping_counts = PingCounts::new(parts.settings.max_pings_per_second, parts.hash.clone());
+        let max_channel_bytes = parts.settings.max_channel_bytes;
         let outgoing = Outgoing::new(parts.settings.compression_threshold);
         Self {
             index: parts.index,
@@ -190,20 +191,20 @@ impl<E: Environment> Shard<E> {
             output,
             ping_counts,
             connections: Connections::default(),
-            before_upgrade: HashMap::with_hasher(parts.hash.clone()),
-            unadmitted: HashMap::with_hasher(parts.hash.clone()),
-            awaiting: HashMap::with_hasher(parts.hash.clone()),
+            before_upgrade: Map::new(parts.hash.clone()),
+            unadmitted: Map::new(parts.hash.clone()),
+            awaiting: Map::new(parts.hash.clone()),
             unread: Unread::new(parts.hash.clone()),
             timers: Timers::new(on_tick::tick_at(now, 0)),
-            due: VecDeque::new(),
+            due: Queue::default(),
             sessions: Sessions::new(parts.server, parts.hash.clone()),
-            registry: Registry::new(parts.hash),
+            registry: Registry::new(parts.hash, max_channel_bytes),
             fan_outs: VecDeque::new(),
             gathering,
             effects: Effects { outgoing, ..Effects::default() },
             inflater: Inflater::default(),
             spare: Vec::new(),
-            readable: VecDeque::new(),
+            readable: Queue::default(),
             phase: Phase::Running,
             drain: None,
             staying: None,

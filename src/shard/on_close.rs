@@ -169,7 +169,7 @@ impl<E: Environment> Shard<E> {
         self.drop_unread(token);
         self.note_taken(token);
         self.registry.leave(subscriptions);
-        self.metrics.subscriptions.set(self.registry.len() as u64);
+        self.count_subscriptions();
         self.before_upgrade.remove(&token.slot);
         self.unadmitted.remove(&token.slot);
         self.awaiting.remove(&token.slot);

@@ -353,6 +353,10 @@ impl<E: Environment> Shard<E> {
         if let Some(refusal) = self.effects.take_refusal() {
             return Err(refusal);
         }
+        if let Err(refusal) = self.judge_channels() {
+            self.effects.forget();
+            return Err(refusal);
+        }
         let mut answer = self.spare_buffer();
         let extensions = agreement.map(Agreement::response);
         let protocol = request.protocol(&self.settings.upgrade);

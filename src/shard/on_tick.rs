@@ -80,18 +80,11 @@ impl<E: Environment> Shard<E> {
         self.give_up_on_sessions();
         self.on_hostile_tick();
         self.resume_accepting(false);
-        self.give_back_memory();
         self.talk_about_budget(true);
         let sources = self.admission.ip_mut();
         sources.expire(self.now.ns(), expire_budget(sources.places()));
         self.metrics.tracked_sources.set(sources.len() as u64);
         self.metrics.limited_sources.set(sources.limited_sources(self.now.ns()) as u64);
-    }
-
-    /// What a burst has made room for and quiet times do not need.
-    fn give_back_memory(&mut self) {
-        self.readable.shrink_to(limits::RECEIVES_PER_TURN);
-        self.due.shrink_to(limits::VISITS_PER_TURN);
     }
 
     /// Some of those whose deadline has come, the longest waiting first. What is due is judged when

@@ -9,7 +9,6 @@
 use std::sync::Arc;
 
 use ahash::RandomState;
-use hashbrown::HashMap;
 use tracing::debug;
 
 use super::Shard;
@@ -22,6 +21,7 @@ use crate::limits;
 use crate::mesh::message::{Handed, ShardMessage};
 use crate::metrics::ShardMetrics;
 use crate::ring::{Errno, FileSlot, Operation, Ring, Token};
+use crate::tables::Map;
 
 /// What this shard knows of the others' load.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Placement {
     loads: Vec<u64>,
     tick: u32,
     /// Half parcels, by where they come from and what they were there.
-    arriving: HashMap<(usize, Token), Half, RandomState>,
+    arriving: Map<(usize, Token), Half>,
 }
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ enum Half {
 impl Placement {
     pub(super) fn new(shards: Vec<Arc<ShardMetrics>>, hash: RandomState) -> Self {
         let loads = vec![0; shards.len()];
-        Self { shards, loads, tick: 0, arriving: HashMap::with_hasher(hash) }
+        Self { shards, loads, tick: 0, arriving: Map::new(hash) }
     }
 
     /// The shard that should have one of the `own` connections of shard `index`, if any.
@@ -225,13 +225,14 @@ impl<E: Environment> Shard<E> {
     /// A shard has died: descriptors that came from it without papers get none any more.
     pub(super) fn forget_arrivals(&mut self, dead: usize) {
         let arriving = &mut self.placement.arriving;
-        let orphans: Vec<_> = arriving
-            .extract_if(|(from, _), half| *from == dead && matches!(half, Half::Descriptor(_)))
-            .collect();
-        for (_, half) in orphans {
-            if let Half::Descriptor(token) = half {
-                self.end(token, CloseReason::ShardFailed);
-            }
+        let of_dead = |((from, there), half): (&(usize, Token), &Half)| match half {
+            Half::Descriptor(here) if *from == dead => Some((*there, *here)),
+            Half::Descriptor(_) | Half::Papers(_) => None,
+        };
+        let orphans: Vec<_> = arriving.iter().filter_map(of_dead).collect();
+        for (there, here) in orphans {
+            self.placement.arriving.remove(&(dead, there));
+            self.end(here, CloseReason::ShardFailed);
         }
     }
 }

@@ -5,27 +5,27 @@
 //! that the session is the first thing it hears of. Invariants: a session that was granted is let go
 //! of once, before the client is told Close; what is granted to a connection that is gone goes back.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use hashbrown::HashMap;
 use serde_json::{Value, json};
 use tracing::debug;
 
 use super::Shard;
 use super::on_close::Goodbye;
+use crate::channels::ChannelRefusal;
 use crate::close_reason::CloseReason;
 use crate::connection::{Facts, State};
 use crate::coordinator::state::ServerState;
 use crate::environment::Environment;
-use crate::limits::MAX_CHANNELS_PER_CONNECTION;
+use crate::limits::{CHANNEL_NAME_BYTES_PER_CONNECTION, MAX_CHANNELS_PER_CONNECTION};
 use crate::ring::{FileSlot, Frame, Token};
 use crate::sessions::directory::Holder;
 use crate::sessions::id::SessionId;
 use crate::sessions::keeper::{Found, Order, Shortfall};
 use crate::sessions::record::Record;
+use crate::tables::{Map, Queue};
 use crate::websocket::{Data, OpCode, frame};
 
 /// The close code of a connection whose session another one has.
@@ -49,14 +49,14 @@ const _: () = assert!(HELD_BYTES == 48);
 #[derive(Debug)]
 pub(super) struct Sessions {
     server: Arc<ServerState>,
-    held: HashMap<FileSlot, Held, RandomState>,
+    held: Map<FileSlot, Held>,
     /// Those that wait for an answer, each with the tick at which it has waited for long enough.
-    waiting: VecDeque<(u32, Token)>,
+    waiting: Queue<(u32, Token)>,
 }
 
 impl Sessions {
     pub(super) fn new(server: Arc<ServerState>, hash: RandomState) -> Self {
-        Self { server, held: HashMap::with_hasher(hash), waiting: VecDeque::new() }
+        Self { server, held: Map::new(hash), waiting: Queue::default() }
     }
 }
 
@@ -116,7 +116,7 @@ impl<E: Environment> Shard<E> {
     /// Whoever has waited for long enough has a new session. Meant for every tick.
     pub(super) fn give_up_on_sessions(&mut self) {
         let tick = self.tick;
-        let is_late = |(until, _): &mut (u32, Token)| tick.wrapping_sub(*until) as i32 >= 0;
+        let is_late = |(until, _): &(u32, Token)| tick.wrapping_sub(*until) as i32 >= 0;
         while let Some((_, token)) = self.sessions.waiting.pop_front_if(is_late) {
             if let Some(Held { asked: Some(_), .. }) = self.held(token) {
                 self.grant(token, Found { record: None, shortfall: Some(Shortfall::TimedOut) });
@@ -132,15 +132,24 @@ impl<E: Environment> Shard<E> {
         let Record { messages, channels } = found.record.unwrap_or_default();
         held.before = messages;
         let mut names: Vec<Arc<str>> = Vec::new();
-        let asked = held.asked.take().unwrap_or_default();
+        let (id, asked) = (held.id.clone(), held.asked.take().unwrap_or_default());
+        let mut bytes = 0;
         for name in asked.into_iter().map(Arc::from).chain(channels) {
-            if names.len() < MAX_CHANNELS_PER_CONNECTION && !names.contains(&name) {
+            let fits = names.len() < MAX_CHANNELS_PER_CONNECTION
+                && bytes + name.len() <= CHANNEL_NAME_BYTES_PER_CONNECTION;
+            if fits && !names.contains(&name) {
+                bytes += name.len();
                 names.push(name);
             }
         }
+        if self.registry.room(names.iter().map(AsRef::as_ref)).is_err() {
+            // Channels that are there cost nothing, and the client is told which it has.
+            self.count_refused_channels(ChannelRefusal::NoRoom);
+            names.retain(|name| self.registry.has(name));
+        }
         let mut told = json!({
             "type": "session",
-            "id": held.id.as_str(),
+            "id": id.as_str(),
             "resumed": resumed,
             "messages": messages,
             "channels": names.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),

@@ -37,6 +37,8 @@ pub struct Settings {
     pub max_output_bytes: u64,
     /// A shard's part of what may be held of unfinished messages, in bytes.
     pub max_unfinished_bytes: u64,
+    /// A shard's part of what channels may take, in bytes.
+    pub max_channel_bytes: u64,
     /// Pings of one client in a second; 0: any number.
     pub max_pings_per_second: u32,
     /// Bytes of a receive buffer: a receive that fills one has left something behind.
@@ -99,6 +101,7 @@ impl Settings {
             max_queued_bytes: config.server.max_queued_bytes,
             max_output_bytes: part(memory.allowed(Use::Output), shards).max(one_message),
             max_unfinished_bytes: part(memory.allowed(Use::Unfinished), shards).max(one_message),
+            max_channel_bytes: part(memory.bytes(Use::Channels), shards),
             max_pings_per_second: config.server.max_pings_per_second,
             receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
             gather: Duration::from_micros(config.server.gather_us),

@@ -1,13 +1,12 @@
 //! The timer wheel of a shard: one deadline per connection, linked through the connections
 //! themselves, so that a timer costs no memory of its own and setting one is constant work.
 
-use std::collections::VecDeque;
-
 use super::connections::Connections;
 use crate::connection::deadline::is_reached;
 use crate::connection::{NONE, UNLINKED};
 use crate::limits::WHEEL_SLOTS;
 use crate::ring::FileSlot;
+use crate::tables::Queue;
 
 /// The wheel. A slot holds the connections whose tick is equal to its index modulo the number
 /// of slots; those of a later turn stay when it comes round.
@@ -61,7 +60,7 @@ impl Timers {
         &mut self,
         connections: &mut Connections,
         now: u32,
-        due: &mut VecDeque<FileSlot>,
+        due: &mut Queue<FileSlot>,
     ) {
         let behind = now.wrapping_sub(self.done).min(WHEEL_SLOTS as u32);
         for step in 0..behind {
@@ -89,9 +88,9 @@ mod tests {
     use crate::connection::State;
 
     fn due_at(timers: &mut Timers, connections: &mut Connections, now: u32) -> Vec<FileSlot> {
-        let mut due = VecDeque::new();
-        timers.take_due(connections, now, &mut due);
-        let mut due = Vec::from(due);
+        let mut queue = Queue::default();
+        timers.take_due(connections, now, &mut queue);
+        let mut due: Vec<_> = std::iter::from_fn(|| queue.pop_front()).collect();
         due.sort_unstable();
         due
     }

@@ -8,7 +8,6 @@
 //! that is being cancelled; what that still brings is put behind them.
 
 use ahash::RandomState;
-use hashbrown::HashMap;
 
 use super::Shard;
 use super::on_receive::{Frames, Listen};
@@ -16,6 +15,7 @@ use crate::connection::{InFlight, State};
 use crate::environment::Environment;
 use crate::limits;
 use crate::ring::{FileSlot, Token};
+use crate::tables::Map;
 
 /// The bytes of one connection.
 #[derive(Debug, Default)]
@@ -28,12 +28,12 @@ struct Chunk {
 /// The bytes of all connections of a shard that have any.
 #[derive(Debug)]
 pub(super) struct Unread {
-    chunks: HashMap<FileSlot, Chunk, RandomState>,
+    chunks: Map<FileSlot, Chunk>,
 }
 
 impl Unread {
     pub(super) fn new(hash: RandomState) -> Self {
-        Self { chunks: HashMap::with_hasher(hash) }
+        Self { chunks: Map::new(hash) }
     }
 
     /// True if bytes of the connection wait.
@@ -49,15 +49,12 @@ impl Unread {
 
     /// Puts bytes behind those that wait.
     pub(super) fn push(&mut self, token: Token, bytes: &[u8]) {
-        self.chunks.entry(token.slot).or_default().bytes.extend_from_slice(bytes);
+        let chunk = self.chunks.get_or_insert_with(token.slot, Chunk::default);
+        chunk.bytes.extend_from_slice(bytes);
     }
 
     fn take(&mut self, token: Token) -> Option<Chunk> {
-        let chunk = self.chunks.remove(&token.slot);
-        if self.chunks.is_empty() {
-            self.chunks.shrink_to(0);
-        }
-        chunk
+        self.chunks.remove(&token.slot)
     }
 }
 

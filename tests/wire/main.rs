@@ -4,6 +4,7 @@
 #![allow(clippy::duplicate_mod, reason = "the fuzz targets are a library of their own elsewhere")]
 
 mod attacks;
+mod channels;
 mod clients;
 mod compression;
 mod conformance;

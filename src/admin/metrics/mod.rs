@@ -28,6 +28,7 @@ use self::sessions::sessions;
 use self::shutdown::{last_shutdown, shutdown};
 use super::moment::Moment;
 use crate::admission::Rung;
+use crate::channels::ChannelRefusal;
 use crate::close_reason::CloseReason;
 use crate::log;
 use crate::metrics::REFUSAL_LABELS;
@@ -218,6 +219,13 @@ fn messages(page: &mut Page<'_, '_>) -> Result<(), Error> {
         moment.sum(|shard| &shard.subscriptions),
     )?;
     page.gauge_by_shard(
+        "tidegate_channels",
+        BYTES,
+        "Memory of channels that somebody is subscribed to: names and what belongs to each",
+        |shard| shard.channel_bytes.get(),
+    )?;
+    channels_refused(page)?;
+    page.gauge_by_shard(
         "tidegate_queued",
         BYTES,
         "Bytes queued for clients that the kernel has not taken yet",
@@ -237,6 +245,16 @@ fn messages(page: &mut Page<'_, '_>) -> Result<(), Error> {
     )?;
     page.total("tidegate_pings_sent", None, "Pings to silent clients", |shard| &shard.pings_sent)?;
     compression(page)
+}
+
+fn channels_refused(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    let moment = page.moment;
+    let by_reason = ChannelRefusal::ALL.map(|refusal| {
+        let count = moment.sum(|shard| &shard.channels_refused[refusal.index()]);
+        (refusal.label().to_owned(), count)
+    });
+    let help = "Connections that were not subscribed to what they asked for";
+    page.counter_by("tidegate_channels_refused", None, help, "reason", by_reason)
 }
 
 fn compression(page: &mut Page<'_, '_>) -> Result<(), Error> {

@@ -5,11 +5,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::admission::Prefixes;
+use crate::tables::segmented::MOST_MOVED;
 use proptest::prelude::*;
-
-/// No step moves more: a segment of about 1,800 buckets, and each of them twice if a half turns
-/// out larger than it was made.
-const MOST_MOVED: u64 = 4_096;
 
 fn table() -> SourceTable {
     SourceTable::new(RandomState::with_seeds(1, 2, 3, 4))
@@ -21,17 +18,14 @@ fn source(n: u32) -> SourceKey {
 
 /// Does one step; returns how many buckets it moved.
 fn moved(table: &mut SourceTable, step: impl FnOnce(&mut SourceTable)) -> u64 {
-    let before = table.moved;
+    let before = table.buckets.moved;
     step(table);
-    table.moved - before
+    table.buckets.moved - before
 }
 
 #[track_caller]
 fn check_the_books(table: &SourceTable) {
-    let sum = |of: fn(&Segment) -> usize| table.segments.iter().map(of).sum::<usize>();
-    assert_eq!(table.len(), sum(Segment::len));
-    assert_eq!(table.places(), sum(Segment::num_buckets));
-    assert!(table.swept_segment < table.segments.len());
+    table.buckets.check_the_books();
 }
 
 #[test]
@@ -46,8 +40,8 @@ fn no_step_of_growing_to_half_a_million_and_back_moves_more_than_a_segment() {
     let most = most.max().unwrap_or_default();
     assert!((896..=MOST_MOVED).contains(&most), "{most}");
     check_the_books(&table);
-    assert!(table.segments() > 500);
-    assert!(table.moved < 8 * u64::from(SOURCES), "{} moved in all", table.moved);
+    assert!(table.buckets.segments() > 500);
+    assert!(table.buckets.moved < 8 * u64::from(SOURCES), "{} moved in all", table.buckets.moved);
 
     let most = (0..SOURCES).map(|n| moved(&mut table, |table| table.remove(source(n))));
     let most = most.max().unwrap_or_default();
@@ -85,7 +79,7 @@ fn what_a_flood_took_is_given_back_by_the_sweep() {
         rounds += 1;
     }
     check_the_books(&table);
-    assert_eq!((removed, table.len(), table.segments()), (99_900, 100, 1));
+    assert_eq!((removed, table.len(), table.buckets.segments()), (99_900, 100, 1));
     table.sweep(1_000, |_| true);
     assert!(table.places() <= 1_024, "{} places", table.places());
     table.sweep(1_000, |_| false);
@@ -95,7 +89,7 @@ fn what_a_flood_took_is_given_back_by_the_sweep() {
 }
 
 fn table_of_nothing() -> usize {
-    Segment::new_in(ReturnedMemory).num_buckets()
+    table().places()
 }
 
 /// The sweep comes by every source that stays in the table while it goes round once.
