@@ -324,6 +324,20 @@ pub const FAN_OUTS: usize = 64;
 /// everything shorter is sent at once.
 pub const SEND_AT_ONCE_BYTES: usize = 16 << 10;
 
+/// Clients of one source that do not take what waits for them, above which the source is looked at
+/// first when there is too much of that: an office has so many of them, and as many hold little.
+pub const WAITING_OF_A_SOURCE: u64 = 4;
+
+/// What holding a message takes beside its bytes, at most: a shard's part of a budget has room for
+/// one message of the longest kind and this.
+pub const MESSAGE_OVERHEAD_BYTES: u64 = 64 << 10;
+
+/// Refusals of one source in a second that are answered as those of any other. Of one that is
+/// refused more often only half of each budget is used, and it is reset where that has none left:
+/// it keeps no answers from others, and nobody waits for it. An office whose programs all try
+/// again each second is below it.
+pub const REFUSALS_OF_A_SOURCE: u64 = 20;
+
 /// Publications in use that are looked at per tick for whether anybody still waits for them.
 pub const PUBLICATIONS_LOOKED_AT: usize = 256;
 

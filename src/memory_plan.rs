@@ -255,12 +255,72 @@ impl Inputs {
     }
 }
 
-/// What a use needs to be of use at all, in bytes: room for one message of the longest kind and
-/// for what others hold beside it.
+/// What a shard's part of a budget for messages has at least, in bytes: room for one message of the
+/// longest kind, because a client meets one shard only.
+pub const fn part_floor(max_message_bytes: u64) -> u64 {
+    max_message_bytes.saturating_add(limits::MESSAGE_OVERHEAD_BYTES)
+}
+
+/// A key whose parts are smaller than one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartTooSmall {
+    key: &'static str,
+    configured: u64,
+    shards: u64,
+    max_message_bytes: u64,
+}
+
+impl PartTooSmall {
+    /// Looks at the keys that are divided among so many shards.
+    ///
+    /// # Errors
+    /// A client that is alone could not send, or be sent, a message that is allowed.
+    pub fn check(config: &Config, shards: usize) -> Result<(), Self> {
+        let (shards, max_message_bytes) = (shards as u64, config.server.max_message_bytes as u64);
+        let least = part_floor(max_message_bytes).saturating_mul(shards);
+        let keys = [
+            ("server.max_unfinished_bytes", config.server.max_unfinished_bytes),
+            ("server.max_total_queued_bytes", config.server.max_total_queued_bytes),
+        ];
+        match keys.into_iter().find(|(_, configured)| *configured < least) {
+            None => Ok(()),
+            Some((key, configured)) => Err(Self { key, configured, shards, max_message_bytes }),
+        }
+    }
+}
+
+impl fmt::Display for PartTooSmall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, configured, shards, max_message_bytes } = self;
+        let least = part_floor(*max_message_bytes).saturating_mul(*shards);
+        write!(
+            f,
+            "{key} = {configured} is divided among {shards} shards, and a part of it does not hold \
+             one message of server.max_message_bytes = {max_message_bytes}. Fix: {key} of at least \
+             {least}"
+        )?;
+        let fit = (configured / part_floor(*max_message_bytes)).min(shards - 1);
+        if fit > 0 {
+            write!(f, "; or server.shards of at most {fit}")?;
+        }
+        let message = (configured / shards).saturating_sub(limits::MESSAGE_OVERHEAD_BYTES);
+        if message > 0 {
+            write!(f, "; or server.max_message_bytes of at most {message}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PartTooSmall {}
+
+/// What a use needs to be of use at all, in bytes: in each part room for one message of the longest
+/// kind.
 fn floor(of: Use, inputs: &Inputs) -> u64 {
-    let message = inputs.max_message_bytes.saturating_mul(ALLOCATOR_FACTOR);
     match of {
-        Use::Unfinished | Use::Output => message.saturating_add(256 * KIB),
+        Use::Unfinished | Use::Output => {
+            let parts = part_floor(inputs.max_message_bytes).saturating_mul(inputs.shards);
+            parts.saturating_mul(ALLOCATOR_FACTOR)
+        }
         Use::HalfOpen => 64 * HALF_OPEN_BYTES,
         Use::Heads => 16 * inputs.max_head_bytes,
         Use::Channels => (256 * KIB).max(CHANNELS_OF_A_CONNECTION * inputs.shards),

@@ -6,6 +6,10 @@
 //! left to the next one below: under moderate overload everybody has an answer, under a flood a
 //! reset, under a greater flood nothing.
 //!
+//! A source that is refused more often than its share ([`RefusalShares`](super::RefusalShares))
+//! leaves half of each budget to others, and is reset where the other half is used up: it costs
+//! nobody an answer, and nobody waits because of it.
+//!
 //! What a client is worth is known only when its request has been read, so a place is kept for
 //! its answer when it is accepted ([`Ladder::begin`]), and changed for another if the request
 //! says so ([`Ladder::answer`]). Not here: what the answers look like, and how silence is kept.
@@ -42,6 +46,15 @@ impl Rung {
             Self::Silence => "silence",
         }
     }
+}
+
+/// Whether a source has had more than its share of refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// It has not.
+    Within,
+    /// It has.
+    Above,
 }
 
 /// What a place was kept for.
@@ -94,46 +107,57 @@ impl Ladder {
     /// might still be a browser's: as many requests are read to find out as browsers could be
     /// answered, and a place that was kept for none is lost. So a flood costs what the rates say,
     /// whatever it consists of.
-    pub fn begin(&mut self, now_ns: u64) -> Step {
-        if self.http.take(now_ns) {
-            Step::Answer(Place::Http)
-        } else if self.close.take(now_ns) {
-            Step::Answer(Place::Close)
-        } else if self.reset.take(now_ns) {
-            Step::Reset
-        } else {
-            Step::Silence
+    pub fn begin(&mut self, share: Share, now_ns: u64) -> Step {
+        if self.http.take(share, now_ns) {
+            return Step::Answer(Place::Http);
+        }
+        if self.close.take(share, now_ns) {
+            return Step::Answer(Place::Close);
+        }
+        match self.reset(share, now_ns) {
+            Rung::Silence => Step::Silence,
+            _ => Step::Reset,
+        }
+    }
+
+    /// A connection is reset. One of a source above its share is so in any case, which costs little;
+    /// were everybody silent for it, it would keep out others.
+    fn reset(&mut self, share: Share, now_ns: u64) -> Rung {
+        match share {
+            _ if self.reset.take(share, now_ns) => Rung::Reset,
+            Share::Above => Rung::Reset,
+            Share::Within => Rung::Silence,
         }
     }
 
     /// Whether a connection can be answered that is refused before anybody knows whose it is, and
     /// that no limit of a source counts. It takes the place of an HTTP answer.
     pub fn answer_unidentified(&mut self, now_ns: u64) -> bool {
-        self.http.take(now_ns)
+        self.http.take(Share::Within, now_ns)
     }
 
     /// Whether a connection that is not refused can be told why it ends, and be waited for until it
     /// has read that: it costs what a Close costs.
     pub fn answer_timeout(&mut self, now_ns: u64) -> bool {
-        self.close.take(now_ns)
+        self.close.take(Share::Within, now_ns)
     }
 
     /// The request of a connection that has a place is known: whether it is a browser's that can
     /// be upgraded.
-    pub fn answer(&mut self, place: Place, is_browser: bool, now_ns: u64) -> Rung {
+    pub fn answer(&mut self, place: Place, is_browser: bool, share: Share, now_ns: u64) -> Rung {
         match (place, is_browser) {
             (Place::Close, true) => Rung::Close,
             (Place::Http, false) => Rung::Http,
-            (Place::Http, true) if self.close.take(now_ns) => {
+            (Place::Http, true) if self.close.take(share, now_ns) => {
                 self.http.give_back();
                 Rung::Close
             }
             (Place::Http, true) => Rung::Http,
             (Place::Close, false) => {
-                if self.http.take(now_ns) {
+                if self.http.take(share, now_ns) {
                     return Rung::Http;
                 }
-                if self.reset.take(now_ns) { Rung::Reset } else { Rung::Silence }
+                self.reset(share, now_ns)
             }
         }
     }
@@ -164,9 +188,13 @@ impl Budget {
         Self { interval_ns, tolerance_ns, arrival_ns: 0 }
     }
 
-    fn take(&mut self, now_ns: u64) -> bool {
+    fn take(&mut self, share: Share, now_ns: u64) -> bool {
+        let tolerance_ns = match share {
+            Share::Within => self.tolerance_ns,
+            Share::Above => self.tolerance_ns / 2,
+        };
         let is_left =
-            self.interval_ns > 0 && self.arrival_ns <= now_ns.saturating_add(self.tolerance_ns);
+            self.interval_ns > 0 && self.arrival_ns <= now_ns.saturating_add(tolerance_ns);
         if is_left {
             self.arrival_ns = self.arrival_ns.max(now_ns).saturating_add(self.interval_ns);
         }
@@ -187,8 +215,12 @@ mod tests {
     const RATES: LadderRates = LadderRates { close: 5, http: 10, reset: 20 };
 
     fn refused(ladder: &mut Ladder, is_browser: bool, now_ns: u64) -> Rung {
-        match ladder.begin(now_ns) {
-            Step::Answer(place) => ladder.answer(place, is_browser, now_ns),
+        refused_by(ladder, Share::Within, is_browser, now_ns)
+    }
+
+    fn refused_by(ladder: &mut Ladder, share: Share, is_browser: bool, now_ns: u64) -> Rung {
+        match ladder.begin(share, now_ns) {
+            Step::Answer(place) => ladder.answer(place, is_browser, share, now_ns),
             Step::Reset => Rung::Reset,
             Step::Silence => Rung::Silence,
         }
@@ -225,6 +257,27 @@ mod tests {
         assert_eq!(counts(&mut ladder, true, 9, 0), [0, 0, 1, 8]);
         assert_eq!(counts(&mut ladder, true, 9, 4 * NS_PER_SECOND - 1), [0, 0, 0, 9]);
         assert_eq!(counts(&mut ladder, true, 9, 4 * NS_PER_SECOND), [0, 0, 1, 8]);
+    }
+
+    #[test]
+    fn a_source_above_its_share_leaves_half_to_others_and_silences_nobody() {
+        let mut ladder = Ladder::new(RATES, 1);
+        let loud = |ladder: &mut Ladder, now_ns| {
+            let mut counts = [0; 4];
+            (0..1_000).for_each(|_| {
+                counts[refused_by(ladder, Share::Above, true, now_ns).index()] += 1;
+            });
+            counts
+        };
+        let [close, http, reset, silence] = loud(&mut ladder, 0);
+        assert!((2..=3).contains(&close) && (5..=6).contains(&http), "{close} {http}");
+        assert_eq!((silence, close + http + reset), (0, 1_000));
+        // The rate stays whole: what comes goes to whoever asks.
+        let mut http = 0;
+        (1..=200).for_each(|step| http += loud(&mut ladder, step * NS_PER_SECOND / 100)[1]);
+        assert!((19..=21).contains(&http), "{http} in two seconds");
+        let others = counts(&mut ladder, true, 100, 2 * NS_PER_SECOND);
+        assert!(others[0] >= 2 && others[1] >= 4 && others[2] >= 9, "{others:?}");
     }
 
     #[test]

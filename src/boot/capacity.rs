@@ -9,7 +9,7 @@ use crate::admission::Seats;
 use crate::config::{Config, Source};
 use crate::exit_code;
 use crate::limits;
-use crate::memory_plan::MemoryPlan;
+use crate::memory_plan::{MemoryPlan, PartTooSmall};
 use crate::pressure::reading::Reader;
 use crate::ring::MAX_SLOTS;
 use crate::sys::{affinity, kernel, rlimit};
@@ -113,9 +113,10 @@ impl Capacity {
             )));
         }
         let configured = config.admission.max_global_connections;
-        let memory = MemoryPlan::new(config, shards, files, memory_bytes).map_err(|error| {
-            NotStarted { message: error.to_string(), exit_code: exit_code::CONFIG }
-        })?;
+        let not_started = |message| NotStarted { message, exit_code: exit_code::CONFIG };
+        PartTooSmall::check(config, shards).map_err(|error| not_started(error.to_string()))?;
+        let memory = MemoryPlan::new(config, shards, files, memory_bytes)
+            .map_err(|error| not_started(error.to_string()))?;
         Ok(Self { shards, files, reserved, nofile, configured, memory })
     }
 

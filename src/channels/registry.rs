@@ -438,7 +438,7 @@ mod tests {
         let firsts: Vec<u32> =
             (0..MEMBERS).map(|slot| registry.subscribe(slot, NONE, "c").unwrap()).collect();
         let mut visit = registry.begin_visit("c").unwrap();
-        let leave = |n: &usize| n % 10 != 0;
+        let leave = |n: &usize| !n.is_multiple_of(10);
         (0..firsts.len()).filter(leave).for_each(|n| registry.leave(firsts[n]));
         let met = std::iter::from_fn(|| registry.visit(&mut visit)).count();
         assert_eq!(met, 5_000);

@@ -128,7 +128,8 @@ keys! {
         message_timeout_ms: u64 = Number(120_000), zero_or("no limit", 10, DAY_MS), "ms";
 
         /// How much may be kept of messages that have not arrived completely, of all clients
-        /// together. One byte more closes those whose message has been unfinished for longest.
+        /// together. One byte more closes the oldest of the source that holds most, if that is more
+        /// than its share (operating.md), or else whose message has been unfinished for longest.
         max_unfinished_bytes: u64 = Number(256 * MIB), between(MIB, 1 << 50), "bytes";
 
         /// How many pings a client may send in a second; more closes the connection. Clients

@@ -99,6 +99,36 @@ fn what_does_not_fit_is_refused_with_what_would() {
 }
 
 #[test]
+fn each_part_of_a_budget_holds_one_message_or_the_keys_are_named() {
+    let mut config = config(4, 1 << 20);
+    config.server.max_unfinished_bytes = 4 * part_floor(1 << 20);
+    assert_eq!(PartTooSmall::check(&config, 4), Ok(()));
+    let line = PartTooSmall::check(&config, 5).unwrap_err().to_string();
+    for word in [
+        "server.max_unfinished_bytes = 4456448 is divided among 5 shards",
+        "server.max_message_bytes = 1048576",
+        "server.max_unfinished_bytes of at least 5570560",
+        "server.shards of at most 4",
+        "server.max_message_bytes of at most 825753",
+    ] {
+        assert!(line.contains(word), "{line}");
+    }
+    config.server.max_message_bytes = 825_753;
+    assert_eq!(PartTooSmall::check(&config, 5), Ok(()));
+    config.server.max_total_queued_bytes = 100_000;
+    let line = PartTooSmall::check(&config, 5).unwrap_err().to_string();
+    assert!(line.contains("server.max_total_queued_bytes of at least 4456445"), "{line}");
+    assert!(!line.contains("; or"), "nothing else would do: {line}");
+    for shards in [1, 8, 64] {
+        let plan = MemoryPlan::new(&config, shards, 20_000, Some(64 << 30)).unwrap();
+        for of in [Use::Unfinished, Use::Output] {
+            let wanted = plan.inputs.wanted(of) / ALLOCATOR_FACTOR;
+            assert!(plan.allowed(of) >= (part_floor(825_753) * shards as u64).min(wanted));
+        }
+    }
+}
+
+#[test]
 fn as_many_shards_are_made_as_fit() {
     let config = config(0, 1 << 20);
     let fit = |wanted, mebibytes: u64| {

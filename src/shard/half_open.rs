@@ -93,11 +93,6 @@ impl Queue {
             }
         }
     }
-
-    /// Takes out the oldest that is live.
-    pub(super) fn pop(&mut self, is_live: impl Fn(Token) -> bool) -> Option<Token> {
-        self.pop_if(is_live, |_| true)
-    }
 }
 
 /// Accepted, not upgraded, and not ending.
@@ -194,14 +189,14 @@ mod tests {
                         live.remove(&gone);
                     }
                     3 => {
-                        let oldest = queue.pop(|token| live.contains(&token.slot));
+                        let oldest = queue.pop_if(|token| live.contains(&token.slot), |_| true);
                         prop_assert_eq!(oldest.map(|token| token.slot), live.pop_first());
                     }
                     _ => {
                         live.insert(n as u32);
                         queue.push(token(n as u32), |token| live.contains(&token.slot));
                         if live.len() > most {
-                            let oldest = queue.pop(|token| live.contains(&token.slot));
+                            let oldest = queue.pop_if(|token| live.contains(&token.slot), |_| true);
                             prop_assert_eq!(oldest.map(|token| token.slot), live.pop_first());
                         }
                         let length = queue.seen.len() + queue.unseen.len();

@@ -6,15 +6,14 @@
 //! ([`PingCounts`]). Each is a number of bytes or of frames with a limit; above it those who cause it
 //! are closed, and counted. A shard has an equal part of the server's budget.
 
-use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use ahash::RandomState;
 
 use super::Shard;
-use super::connections::Connections;
-use super::half_open::Queue as OldestFirst;
+use super::by_source::BySource;
+use super::settings::Settings;
 use crate::close_reason::CloseReason;
 use crate::connection::State;
 use crate::environment::Environment;
@@ -22,39 +21,27 @@ use crate::limits;
 use crate::ring::{FileSlot, Token};
 use crate::tables::{Map, Queue};
 
-/// Messages of clients that have begun and not ended, oldest first.
+/// Messages of clients that have begun and not ended. A source has one message of the longest kind
+/// for its share.
 #[derive(Debug)]
 pub(super) struct Unfinished {
     budget: u64,
-    held: u64,
-    oldest: OldestFirst,
+    held: BySource,
 }
+
+/// Into how many parts a shard's part of the budget for unfinished messages is divided to find the
+/// share of one source, which is one message of the longest kind at most.
+const SOURCES_SHARING_UNFINISHED: u64 = 4;
+
+/// Bytes by which the sources of unfinished messages are told apart: four buffers of a ring.
+const UNFINISHED_GRAIN: u64 = 16 << 10;
 
 impl Unfinished {
-    pub(super) fn new(budget: u64) -> Self {
-        Self { budget, held: 0, oldest: OldestFirst::default() }
-    }
-}
-
-/// Connections for which something waits, the longest waiting first.
-#[derive(Debug)]
-struct Waiting {
-    since: Map<FileSlot, u32>,
-    order: BTreeSet<(u32, FileSlot)>,
-}
-
-impl Waiting {
-    fn begin(&mut self, slot: FileSlot, tick: u32) {
-        if !self.since.contains_key(&slot) {
-            self.since.insert(slot, tick);
-            self.order.insert((tick, slot));
-        }
-    }
-
-    fn end(&mut self, slot: FileSlot) {
-        if let Some(tick) = self.since.remove(&slot) {
-            self.order.remove(&(tick, slot));
-        }
+    pub(super) fn new(settings: &Settings, hash: RandomState) -> Self {
+        let part = settings.max_unfinished_bytes / SOURCES_SHARING_UNFINISHED;
+        let share = settings.one_message_bytes().min(part).max(UNFINISHED_GRAIN);
+        let held = BySource::new(share, UNFINISHED_GRAIN, hash);
+        Self { budget: settings.max_unfinished_bytes, held }
     }
 }
 
@@ -67,12 +54,13 @@ pub(super) struct Output {
     /// Publications that somebody may still wait for, and their lengths.
     publications: Queue<(Weak<Arc<[u8]>>, usize)>,
     published: u64,
-    waiting: Waiting,
+    /// Connections for which something waits, each with a weight of 1.
+    waiting: BySource,
 }
 
 impl Output {
     pub(super) fn new(budget: u64, hash: RandomState) -> Self {
-        let waiting = Waiting { since: Map::new(hash), order: BTreeSet::new() };
+        let waiting = BySource::new(limits::WAITING_OF_A_SOURCE, 1, hash);
         Self { budget, own: 0, publications: Queue::default(), published: 0, waiting }
     }
 
@@ -164,15 +152,6 @@ impl PingCounts {
     }
 }
 
-/// The connection is in the middle of a message.
-fn is_unfinished(connections: &Connections, token: Token) -> bool {
-    connections.slot(token.slot).is_some_and(|connection| {
-        connection.generation == token.generation
-            && connection.state != State::Vacant
-            && connection.partial.is_some()
-    })
-}
-
 impl<E: Environment> Shard<E> {
     /// After bytes of a client: what it holds of its message now, where it held `before`.
     pub(super) fn note_unfinished(&mut self, token: Token, before: usize) {
@@ -184,33 +163,36 @@ impl<E: Environment> Shard<E> {
             begins = partial.begun_tick.is_none();
             partial.begun_tick.get_or_insert(tick);
         }
-        let open = connection.state == State::Open;
-        let unfinished = &mut self.unfinished;
-        unfinished.held = (unfinished.held + after as u64).saturating_sub(before as u64);
-        if begins {
-            let connections = &self.connections;
-            unfinished.oldest.push(token, |token| is_unfinished(connections, token));
-            if open && self.settings.deadlines.message > 0 {
-                self.set_open_timer(token);
-            }
+        if before == 0 && after == 0 {
+            return;
         }
-        while self.unfinished.held > self.unfinished.budget {
-            let connections = &self.connections;
-            let oldest = self.unfinished.oldest.pop(|token| is_unfinished(connections, token));
-            let Some(oldest) = oldest else { break };
+        let (open, source) = (connection.state == State::Open, connection.source);
+        let held = &mut self.unfinished.held;
+        if begins || after == 0 {
+            held.remove(token.slot); // another message has a place of its own in the order
+        }
+        if after > 0 {
+            held.set(token.slot, source, after as u64);
+        }
+        if begins && open && self.settings.deadlines.message > 0 {
+            self.set_open_timer(token);
+        }
+        while self.unfinished.held.weight() > self.unfinished.budget {
+            let Some(slot) = self.unfinished.held.to_give_up() else { break };
+            self.unfinished.held.remove(slot);
+            let Some(oldest) = self.connections.token(slot) else { continue };
             let text = "too much is unfinished of all messages";
             self.fail_for(oldest, CloseReason::UnfinishedEvicted, text);
         }
-        self.metrics.unfinished_bytes.set(self.unfinished.held);
+        self.metrics.unfinished_bytes.set(self.unfinished.held.weight());
     }
 
     /// Forgets what a client has sent of a message.
     pub(super) fn drop_unfinished(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(token) else { return };
-        if let Some(partial) = connection.partial.take() {
-            let held = partial.held_bytes() as u64;
-            self.unfinished.held = self.unfinished.held.saturating_sub(held);
-            self.metrics.unfinished_bytes.set(self.unfinished.held);
+        if connection.partial.take().is_some() {
+            self.unfinished.held.remove(token.slot);
+            self.metrics.unfinished_bytes.set(self.unfinished.held.weight());
         }
     }
 
@@ -228,24 +210,28 @@ impl<E: Environment> Shard<E> {
 
     /// Something waits for a client from now on, or may do so.
     pub(super) fn note_waiting(&mut self, token: Token) {
-        self.output.waiting.begin(token.slot, self.tick);
+        let waiting = &mut self.output.waiting;
+        if let Some(connection) = self.connections.get_mut(token)
+            && !waiting.has(token.slot)
+        {
+            waiting.set(token.slot, connection.source, 1);
+        }
     }
 
     /// Nothing waits for it any more.
     pub(super) fn note_taken(&mut self, token: Token) {
-        if !self.output.waiting.order.is_empty() {
-            self.output.waiting.end(token.slot);
-        }
+        self.output.waiting.remove(token.slot);
     }
 
     /// Something more was queued: if it is too much of all together, the client is cut for which
-    /// something has been waiting for longest. A Close would keep what waits until it is answered.
+    /// something has been waiting for longest, of the source that has the most of such clients if
+    /// these are more than its share. A Close would keep what waits until it is answered.
     pub(super) fn look_at_output(&mut self) {
         if !self.output.is_over() {
             return;
         }
-        let Some((_, slot)) = self.output.waiting.order.pop_first() else { return };
-        self.output.waiting.since.remove(&slot);
+        let Some(slot) = self.output.waiting.to_give_up() else { return };
+        self.output.waiting.remove(slot);
         if let Some(token) = self.connections.token(slot) {
             self.cut(token, CloseReason::SlowConsumer);
         }

@@ -6,6 +6,7 @@
 //! is in flight on it; every end of a connection goes through `on_close`.
 
 mod admitting;
+mod by_source;
 mod connections;
 mod dispatch;
 mod drain;
@@ -161,10 +162,10 @@ impl<E: Environment> Shard<E> {
         let now = parts.environment.now();
         let capacity = ring.file_capacity();
         let half_open = HalfOpen::new(parts.settings.half_open);
-        let refusing = Refusing::new(&parts.settings);
+        let refusing = Refusing::new(&parts.settings, parts.hash.clone());
         let farewells = Farewells::new(parts.settings.shards);
         let gathering = Gathering::new(parts.settings.gather);
-        let unfinished = Unfinished::new(parts.settings.max_unfinished_bytes);
+        let unfinished = Unfinished::new(&parts.settings, parts.hash.clone());
         let output = Output::new(parts.settings.max_output_bytes, parts.hash.clone());
         let ping_counts = PingCounts::new(parts.settings.max_pings_per_second, parts.hash.clone());
         let max_channel_bytes = parts.settings.max_channel_bytes;

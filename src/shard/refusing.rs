@@ -8,11 +8,13 @@
 //! Invariant: every refused attempt is counted once by its reason, when it is refused; and at
 //! most once by what was done with it, when that is done.
 
+use ahash::RandomState;
+
 use super::Shard;
 use super::on_receive::BeforeUpgrade;
 use super::settings::Settings;
-use crate::admission::ladder::{Place, Step};
-use crate::admission::{HeavyHitters, Ladder, RefusalReason, Rung};
+use crate::admission::ladder::{Place, Share, Step};
+use crate::admission::{HeavyHitters, Ladder, RefusalReason, RefusalShares, Rung};
 use crate::close_reason::CloseReason;
 use crate::connection::State;
 use crate::connection::deadline::is_reached;
@@ -36,6 +38,7 @@ pub(super) struct Refusing {
     /// The sources that were refused most.
     pub(super) most_refused: HeavyHitters,
     ladder: Ladder,
+    shares: RefusalShares,
     /// Nobody is accepted before this tick.
     silent_until: Option<u32>,
 }
@@ -46,16 +49,18 @@ pub(super) struct TurnedAway {
     reason: RefusalReason,
     retry_after_ms: u64,
     place: Place,
+    share: Share,
     /// The beginning of its request.
     head: Vec<u8>,
     scanner: HeadScanner,
 }
 
 impl Refusing {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, hash: RandomState) -> Self {
         Self {
             most_refused: HeavyHitters::default(),
             ladder: Ladder::new(settings.refusal_rates, settings.shards),
+            shares: RefusalShares::new(hash),
             silent_until: None,
         }
     }
@@ -83,13 +88,15 @@ impl<E: Environment> Shard<E> {
     ) {
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.state = State::TurnedAway;
-        let place = match self.refusing.ladder.begin(self.now.ns()) {
+        let is_above = self.refusing.shares.count(connection.source, self.now.ns());
+        let share = if is_above { Share::Above } else { Share::Within };
+        let place = match self.refusing.ladder.begin(share, self.now.ns()) {
             Step::Answer(place) => place,
             Step::Reset => return self.turn_away_unheard(token, Rung::Reset),
             Step::Silence => return self.turn_away_unheard(token, Rung::Silence),
         };
         let (head, scanner) = (request.to_vec(), HeadScanner::default());
-        let away = TurnedAway { reason, retry_after_ms, place, head, scanner };
+        let away = TurnedAway { reason, retry_after_ms, place, share, head, scanner };
         self.before_upgrade.insert(token.slot, BeforeUpgrade::TurnedAway(away));
         self.queue_refused(token);
         self.look_at_request(token);
@@ -144,7 +151,8 @@ impl<E: Environment> Shard<E> {
         // A browser that offered subprotocols hears nothing of a connection without one.
         let protocol = browser.and_then(|request| request.protocol(&self.settings.upgrade));
         let key = browser.map(|request| request.key);
-        let rung = self.refusing.ladder.answer(away.place, key.is_some(), self.now.ns());
+        let rung =
+            self.refusing.ladder.answer(away.place, key.is_some(), away.share, self.now.ns());
         match (rung, key) {
             (Rung::Reset | Rung::Silence, _) => return self.turn_away_unheard(token, rung),
             (Rung::Close, Some(key)) => {

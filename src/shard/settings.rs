@@ -11,15 +11,11 @@ use crate::connection::progress::Floor;
 use crate::http::origin::{AllowedOrigins, InvalidOrigin};
 use crate::http::upgrade::UpgradeRules;
 use crate::limits;
-use crate::memory_plan::{MemoryPlan, Use};
+use crate::memory_plan::{self, MemoryPlan, Use};
 
 /// How long what a refused or failed client still sends is discarded, so that it can read our
 /// last bytes before the connection is gone.
 const LINGER_MS: u64 = 1_000;
-
-/// Beside the bytes of a message, what holding it takes: a shard's part of a budget has room for one
-/// message of the longest kind.
-const MESSAGE_OVERHEAD: u64 = 64 << 10;
 
 /// A busy connection that has been quiet for so long gets the watch of an idle one again.
 const CALM_MS: u64 = 5_000;
@@ -76,7 +72,7 @@ impl Settings {
     /// An origin that is not one; the configuration has checked them before.
     pub fn new(config: &Config, memory: &MemoryPlan, shards: usize) -> Result<Self, InvalidOrigin> {
         let ticks = Deadlines::ticks;
-        let one_message = config.server.max_message_bytes as u64 + MESSAGE_OVERHEAD;
+        let one_message = memory_plan::part_floor(config.server.max_message_bytes as u64);
         let ping_interval = match config.keepalive.ping_interval_ms {
             0 => 0,
             ms => ticks(ms),
@@ -125,6 +121,13 @@ impl Settings {
                 compression: config.server.compression,
             },
         })
+    }
+}
+
+impl Settings {
+    /// What holding one message of the longest kind takes, at most.
+    pub(super) fn one_message_bytes(&self) -> u64 {
+        memory_plan::part_floor(self.max_message_bytes as u64)
     }
 }
 

@@ -137,8 +137,8 @@ mod tests {
     #[test]
     fn of_a_crowd_that_has_left_a_few_places_for_each_who_stays_are_kept() {
         let mut map = map();
-        (0..100_000).for_each(|n| drop(map.insert(n, n)));
-        (0..100_000).filter(|n| n % 100 != 0).for_each(|n| drop(map.remove(&n)));
+        (0..100_000).for_each(|n| assert_eq!(map.insert(n, n), None));
+        (0..100_000).filter(|n| n % 100 != 0).for_each(|n| assert_eq!(map.remove(&n), Some(n)));
         assert_eq!(map.len(), 1_000);
         assert!(map.places() <= 16_384, "{} places", map.places());
     }

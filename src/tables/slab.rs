@@ -217,9 +217,9 @@ mod tests {
     fn memory_of_those_who_left_comes_back_but_for_a_piece() {
         let mut slab = Slab::default();
         let places: Vec<u32> = (0..MANY).map(|n| slab.insert(n)).collect();
-        places[100..].iter().for_each(|place| drop(slab.remove(*place)));
+        places[100..].iter().for_each(|place| assert_eq!(slab.remove(*place), *place));
         assert_eq!((slab.len(), slab.places(), slab.end()), (100, 2 * PIECE, PIECE as u32));
-        places[..100].iter().for_each(|place| drop(slab.remove(*place)));
+        places[..100].iter().for_each(|place| assert_eq!(slab.remove(*place), *place));
         assert_eq!((slab.is_empty(), slab.places(), slab.end()), (true, 0, 0));
     }
 
@@ -227,9 +227,9 @@ mod tests {
     #[test]
     fn the_lowest_free_place_is_taken_first() {
         let mut slab = Slab::default();
-        (0..MANY).for_each(|n| drop(slab.insert(n)));
+        (0..MANY).for_each(|n| assert_eq!(slab.insert(n), n));
         let stays = |n: &u32| *n as usize % PIECE < 2;
-        (0..MANY).filter(|n| !stays(n)).for_each(|n| drop(slab.remove(n)));
+        (0..MANY).filter(|n| !stays(n)).for_each(|n| assert_eq!(slab.remove(n), n));
         assert_eq!([slab.insert(1), slab.insert(1)], [2, 3]);
         assert!(slab.get(4).is_none() && slab.try_remove(4).is_none());
     }

@@ -43,7 +43,7 @@ fn shards(server: &Server) -> Vec<Value> {
 }
 
 /// Sources of 127.0.0.0/16 that belong to one shard.
-fn sources_of_one_shard(server: &Server, count: usize) -> Vec<Ipv4Addr> {
+pub(crate) fn sources_of_one_shard(server: &Server, count: usize) -> Vec<Ipv4Addr> {
     let mut by_shard = BTreeMap::<usize, Vec<_>>::new();
     let accepted = || -> Vec<_> {
         shards(server).iter().map(|shard| shard["accepted"].as_u64().unwrap()).collect()

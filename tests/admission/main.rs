@@ -10,6 +10,7 @@ mod memory;
 mod overload;
 mod proxies;
 mod refusals;
+mod shares;
 mod steering;
 #[path = "../support/mod.rs"]
 mod support;
