@@ -17,6 +17,7 @@ mod operator_files;
 mod report_page;
 mod root_scripts;
 mod scale;
+mod server_api;
 mod start_refusals;
 #[path = "../support/mod.rs"]
 mod support;
