@@ -50,8 +50,9 @@ fn next<T: Setting>(values: &mut impl Iterator<Item = Value>) -> T {
 keys! {
     /// The client listener, its shards, and what one connection may hold.
     server: Server {
-        /// Where clients connect: one address and port. the IPv6 wildcard takes IPv4 too, unless
-        /// net.ipv6.bindv6only is set. Port 0 takes a free port.
+        /// Where clients connect: one address and port, for which each shard has a listener. To be
+        /// reached at several, listen at the wildcard and let a firewall choose; the IPv6 wildcard
+        /// takes IPv4 too, unless net.ipv6.bindv6only is set. Port 0 takes a free port.
         listen: SocketAddr = Text("0.0.0.0:8080"), Rule::Address, "";
 
         /// How many shards there are; each is a thread with its own ring, listener and

@@ -228,6 +228,7 @@ fn read_lines(mut reader: PipeReader) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
+/// S3.3: at the end every line has been written, or is mentioned as lost.
 #[test]
 fn a_reader_that_comes_back_is_told_how_many_lines_it_missed() {
     let (reader, writer) = pipe().unwrap();

@@ -20,7 +20,7 @@ fn cent_publishes_and_reads_refusals_as_those_of_centrifugo() {
         reports.iter().find(|report| report["call"] == call).expect("a report").clone()
     };
     for data in [json!({ "grüße": [1, null, 1.5] }), json!("goal"), json!("asynchronous")] {
-        assert_eq!(serde_json::from_str::<Value>(&reader.frame().text()).unwrap(), data);
+        assert_eq!(serde_json::from_str::<Value>(reader.frame().text()).unwrap(), data);
     }
     // Nothing that was refused has been published.
     assert_eq!(reader.frame().text(), "\"last\"");

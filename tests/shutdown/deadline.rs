@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::leaving::{bye, clients, close, notice};
 use crate::support::server::{Server, text};
+use crate::support::wire::Client;
 use crate::support::{eventually, http};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -26,9 +27,20 @@ fn start(settings: &[&str]) -> Server {
 
 /// A thread stands still from now on.
 fn hang(server: &Server, thread: &str) {
-    let fault = json!({ "thread": thread, "fault": "stall", "ms": FOR_EVER_MS });
+    stall(server, json!({ "thread": thread }));
+}
+
+fn hang_shard(server: &Server, shard: usize) {
+    stall(server, json!({ "shard": shard }));
+}
+
+fn stall(server: &Server, mut fault: Value) {
+    fault["fault"] = json!("stall");
+    fault["ms"] = json!(FOR_EVER_MS);
     http::post(server.admin, "/api/v1/debug/fault", &fault);
 }
+
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// The exit code and the last line of a server that ends within `bound` after `since`.
 #[track_caller]
@@ -38,17 +50,37 @@ fn ended(server: &mut Server, since: Instant, bound: Duration) -> (Option<i32>, 
     (code, server.last_line())
 }
 
-const DEADLINE: Duration = Duration::from_secs(2);
+/// A server that was told to end at `since` ends at its deadline, and its last line says what had
+/// not ended.
+#[track_caller]
+fn is_overdue(server: &mut Server, since: Instant, not_done: &str) {
+    let (code, last) = ended(server, since, DEADLINE);
+    assert_eq!((code, &last["exit_code"]), (Some(70), &json!(70)), "{last}");
+    assert_eq!((text(&last, "not_done"), text(&last, "level")), (not_done, "ERROR"), "{last}");
+}
+
+fn terminate(server: &Server) -> Instant {
+    server.signal(Signal::TERM);
+    Instant::now()
+}
+
+/// Everybody is told, and leaves in order.
+#[track_caller]
+fn all_leave(clients: &mut [Client]) {
+    for client in clients {
+        notice(client);
+        bye(client, 0);
+        close(client);
+    }
+}
 
 #[test]
 fn with_a_coordinator_that_hangs_a_signal_still_ends_the_process() {
     let mut server = start(&[]);
     let _clients = clients(&server, 10);
     hang(&server, "coordinator");
-    server.signal(Signal::TERM);
-    let (code, last) = ended(&mut server, Instant::now(), DEADLINE);
-    assert_eq!((code, &last["exit_code"]), (Some(70), &json!(70)), "{last}");
-    assert_eq!((text(&last, "not_done"), text(&last, "level")), ("coordinator", "ERROR"));
+    let since = terminate(&server);
+    is_overdue(&mut server, since, "coordinator");
 }
 
 #[test]
@@ -57,10 +89,9 @@ fn a_coordinator_that_hangs_in_the_middle_of_a_drain_does_not_hold_it() {
     let mut server = start(&["drain_operator.deadline_ms=2000", "drain_operator.drain_ms=1200"]);
     let _clients = clients(&server, 10);
     http::post(server.admin, "/api/v1/shutdown/shutdown", &json!({}));
-    let begun = Instant::now();
+    let since = Instant::now();
     hang(&server, "coordinator");
-    let (code, last) = ended(&mut server, begun, DEADLINE);
-    assert_eq!((code, text(&last, "not_done")), (Some(70), "coordinator"), "{last}");
+    is_overdue(&mut server, since, "coordinator");
 }
 
 #[test]
@@ -71,8 +102,8 @@ fn a_second_signal_ends_the_process_although_the_coordinator_hangs() {
     server.signal(Signal::TERM);
     // Not at once: two signals that come together are one to the kernel.
     std::thread::sleep(Duration::from_millis(200));
-    server.signal(Signal::TERM);
-    let (code, last) = ended(&mut server, Instant::now(), Duration::from_secs(5));
+    let since = terminate(&server);
+    let (code, last) = ended(&mut server, since, Duration::from_secs(5));
     assert_eq!((code, &last["exit_code"]), (Some(75), &json!(75)), "{last}");
     assert_eq!(text(&last, "not_done"), "coordinator");
 }
@@ -81,26 +112,21 @@ fn a_second_signal_ends_the_process_although_the_coordinator_hangs() {
 fn shards_that_hang_beside_it_are_named_too() {
     let mut server = start(&[]);
     let _clients = clients(&server, 40);
-    let fault = json!({ "shard": 1, "fault": "stall", "ms": FOR_EVER_MS });
-    http::post(server.admin, "/api/v1/debug/fault", &fault);
+    hang_shard(&server, 1);
     hang(&server, "coordinator");
-    server.signal(Signal::TERM);
-    let (code, last) = ended(&mut server, Instant::now(), DEADLINE);
-    assert_eq!((code, text(&last, "not_done")), (Some(70), "coordinator, shard 1"), "{last}");
+    let since = terminate(&server);
+    is_overdue(&mut server, since, "coordinator, shard 1");
 }
 
 #[test]
 fn a_shard_that_hangs_is_named() {
     let mut server = start(&[]);
     let _clients = clients(&server, 40);
-    let fault = json!({ "shard": 0, "fault": "stall", "ms": FOR_EVER_MS });
-    http::post(server.admin, "/api/v1/debug/fault", &fault);
-    server.signal(Signal::TERM);
-    let (code, last) = ended(&mut server, Instant::now(), DEADLINE);
-    assert_eq!((code, text(&last, "not_done")), (Some(70), "shard 0"), "{last}");
+    hang_shard(&server, 0);
+    let since = terminate(&server);
+    is_overdue(&mut server, since, "shard 0");
 }
 
-/// Everybody is told and leaves: the clients are not the admin's.
 #[test]
 fn an_admin_thread_that_hangs_is_named_and_delays_no_client() {
     let mut server = start(&[]);
@@ -114,15 +140,9 @@ fn an_admin_thread_that_hangs_is_named_and_delays_no_client() {
         std::io::Write::write_all(&mut stream, request).unwrap();
         std::io::Read::read(&mut stream, &mut [0]).is_err()
     });
-    server.signal(Signal::TERM);
-    let signalled = Instant::now();
-    for client in &mut clients {
-        notice(client);
-        bye(client, 0);
-        close(client);
-    }
-    let (code, last) = ended(&mut server, signalled, DEADLINE);
-    assert_eq!((code, text(&last, "not_done")), (Some(70), "admin listener"), "{last}");
+    let since = terminate(&server);
+    all_leave(&mut clients);
+    is_overdue(&mut server, since, "admin listener");
     let words = server.wait_for_log("Graceful shutdown completed");
     assert!(text(&words, "outcomes").contains("\"close_acknowledged\":20"), "{words}");
 }
@@ -132,16 +152,9 @@ fn a_log_writer_that_hangs_is_named_past_it() {
     let mut server = start(&[]);
     let mut clients = clients(&server, 20);
     hang(&server, "log");
-    server.signal(Signal::TERM);
-    let signalled = Instant::now();
-    for client in &mut clients {
-        notice(client);
-        bye(client, 0);
-        close(client);
-    }
-    let (code, last) = ended(&mut server, signalled, DEADLINE);
-    assert_eq!((code, text(&last, "not_done")), (Some(70), "log writer"), "{last}");
-    assert_eq!(last["exit_code"], 70, "{last}");
+    let since = terminate(&server);
+    all_leave(&mut clients);
+    is_overdue(&mut server, since, "log writer");
 }
 
 #[test]
@@ -149,9 +162,8 @@ fn a_thread_of_resources_that_hangs_is_named() {
     let hook = json!([{ "name": "last words", "command": ["true"] }]);
     let mut server = start(&[&format!("shutdown.hooks={hook}")]);
     hang(&server, "resources");
-    server.signal(Signal::TERM);
-    let (code, last) = ended(&mut server, Instant::now(), DEADLINE);
-    assert_eq!((code, text(&last, "not_done")), (Some(70), "resources"), "{last}");
+    let since = terminate(&server);
+    is_overdue(&mut server, since, "resources");
 }
 
 /// A hook can stop itself and what it has started; SIGKILL ends both, in the hook's time.
@@ -163,8 +175,8 @@ fn a_hook_that_is_stopped_is_killed_with_its_group_in_its_time() {
         format!("sleep 600 & echo $! > {0}.new; mv {0}.new {0}; kill -STOP $! $$", child.display());
     let hook = json!([{ "name": "stopped", "command": ["sh", "-c", script], "timeout_ms": 500 }]);
     let mut server = start(&[&format!("shutdown.hooks={hook}")]);
-    server.signal(Signal::TERM);
-    let (code, _) = ended(&mut server, Instant::now(), DEADLINE);
+    let since = terminate(&server);
+    let (code, _) = ended(&mut server, since, DEADLINE);
     assert_eq!(code, Some(74));
     assert_eq!(server.wait_for_log("Stopped: closing timed out")["resource"], "stopped");
     let child: u32 = std::fs::read_to_string(child).unwrap().trim().parse().unwrap();
