@@ -17,6 +17,9 @@ pub enum CloseReason {
     /// Too many connections were in their handshake (`handshake.max_pending`), or too few
     /// descriptors were left for new ones, and this one had been longest in it.
     HandshakeEvicted,
+    /// More was kept of requests and PROXY headers than their part of the memory allows, and of this
+    /// one, which had not been upgraded, for longest.
+    HeadEvicted,
     /// The upgrade request was refused: malformed, wrong path, origin, version.
     HandshakeRefused,
     /// Admission refused the connection (counted by its own reasons as well).
@@ -54,12 +57,13 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All variants, in the order of [`Self::index`].
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::PeerClosed,
         Self::PeerGone,
         Self::Reset,
         Self::HandshakeTimeout,
         Self::HandshakeEvicted,
+        Self::HeadEvicted,
         Self::HandshakeRefused,
         Self::AdmissionRefused,
         Self::KeepaliveTimeout,
@@ -90,6 +94,7 @@ impl CloseReason {
             Self::Reset => "reset",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::HandshakeEvicted => "handshake_evicted",
+            Self::HeadEvicted => "head_evicted",
             Self::HandshakeRefused => "handshake_refused",
             Self::AdmissionRefused => "admission_refused",
             Self::KeepaliveTimeout => "keepalive_timeout",

@@ -294,6 +294,12 @@ pub const READ_PAUSE_BYTES: usize = 64 << 10;
 /// nothing can pass them; less would wake a shard more often for a client that reads fast.
 pub const KERNEL_UNSENT_BYTES: i32 = 64 << 10;
 
+/// Bytes that the kernel takes of a client before anything has been read of it (SO_RCVBUF): a whole
+/// head of the default length. The kernel's own default is sixteen times as much, which thousands
+/// of connections that are not admitted could fill in a moment. As soon as a client is read from, the
+/// kernel lets the buffer grow with what it sends (SO_BUF_LOCK).
+pub const KERNEL_UNREAD_BYTES: i32 = 8 << 10;
+
 /// Over how long `delivery.min_bytes_per_second` is a mean, in ticks: 10 s. A receiver opens its
 /// window by a segment at least, which is 64 KiB on loopback: one that reads 10 kB/s does so every
 /// 6.6 s.
@@ -380,6 +386,20 @@ pub const PRESSURE_LOOK_MS: u64 = 250;
 pub const PRESSURE_CLOSE_LOOK_MS: u64 = 50;
 /// See [`PRESSURE_CLOSE_LOOK_MS`].
 pub const PRESSURE_CLOSE_PER_MILLE: u64 = 600;
+
+/// How often what is free of the heap goes back to the kernel at most, in milliseconds: that holds up
+/// whoever allocates meanwhile, for some milliseconds if it is a gigabyte.
+pub const TRIM_MS: u64 = 1_000;
+
+/// How much less must be held for clients than there was for that to be worth it, in bytes.
+pub const TRIM_BYTES: u64 = 1 << 20;
+
+/// How long after that it is done again because the process has grown, in milliseconds.
+pub const TRIM_GROWN_MS: u64 = 5_000;
+
+/// Blocks of the heap from this size on are mappings of their own, which are gone when they are freed:
+/// messages and bodies that few clients send at a time. The C library would raise it with each of them.
+pub const MAPPED_BLOCK_BYTES: i32 = 256 << 10;
 
 /// How long connecting to Redis may take in milliseconds, its greeting included.
 pub const REDIS_CONNECT_MS: u64 = 1_000;

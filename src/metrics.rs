@@ -101,6 +101,8 @@ pub struct ShardMetrics {
     /// Memory that messages to clients hold, those on their way and publications included
     /// (gauge).
     pub output_held_bytes: Count,
+    /// Memory that is kept of requests and PROXY headers before the upgrade (gauge).
+    pub head_bytes: Count,
     /// Memory that unfinished messages of clients hold (gauge).
     pub unfinished_bytes: Count,
     /// Milliseconds that ended connections had been open, in total.
@@ -191,6 +193,7 @@ impl ShardMetrics {
             &self.subscriptions,
             &self.channel_bytes,
             &self.queued_bytes,
+            &self.head_bytes,
             &self.tracked_sources,
             &self.limited_sources,
             &self.admitted,

@@ -121,6 +121,11 @@ impl Admission {
         }
     }
 
+    /// Whether nobody enters because the memory is at its limit.
+    pub fn is_locked(&self) -> bool {
+        self.load == Load::TooMuch
+    }
+
     /// The connection that [`admit`](Self::admit) let in has ended: its slots are free again.
     /// Its rate stays used.
     pub fn released(&mut self, source: SourceKey, now_ns: u64) {

@@ -48,18 +48,28 @@ impl HeadScanner {
     /// frames that follow the head included. Not to be called again once it has said `Complete`.
     /// The head may have `most` bytes, at every call the same.
     ///
+    /// # Errors
+    /// As [`scan_next`](Self::scan_next).
+    pub fn scan(&mut self, bytes: &[u8], most: usize) -> Result<Head, Refusal> {
+        self.scan_next(bytes.get(self.scanned()..).unwrap_or_default(), most)
+    }
+
+    /// Looks at the next bytes of a head of which the earlier ones need not be there any more; the
+    /// length of a complete head counts from its first byte. The rest as for [`scan`](Self::scan).
+    ///
     /// Empty lines before the request line are skipped (RFC 9112 section 2.2).
     ///
     /// # Errors
     /// 400 for a line that ends in a bare LF or contains a bare CR, for NUL and the other control
     /// characters, for a folded header (RFC 9112 section 5.2), and for the first byte of a TLS
     /// handshake; 431 when the head is longer than `most`.
-    pub fn scan(&mut self, bytes: &[u8], most: usize) -> Result<Head, Refusal> {
-        let bytes = &bytes[..bytes.len().min(most)];
-        while let Some((&next, rest)) = bytes.get(self.scanned()..).and_then(<[u8]>::split_first) {
+    pub fn scan_next(&mut self, bytes: &[u8], most: usize) -> Result<Head, Refusal> {
+        let mut rest = &bytes[..bytes.len().min(most.saturating_sub(self.scanned()))];
+        while let Some((&next, others)) = rest.split_first() {
             match (self.at, next) {
                 (At::Line, _) => {
-                    self.scan_line(&bytes[self.scanned()..])?;
+                    let len = self.scan_line(rest)?;
+                    rest = &rest[len..];
                     continue;
                 }
                 (At::Start, 0x16) if self.scanned == 0 => return Err(TLS),
@@ -67,9 +77,7 @@ impl HeadScanner {
                 (At::LineEnd, b'\r') => self.at = At::BlankCr,
                 (At::StartCr, b'\n') => self.at = At::Start,
                 (At::LineCr, b'\n') => self.at = At::LineEnd,
-                (At::BlankCr, b'\n') => {
-                    return Ok(Head::Complete { len: bytes.len() - rest.len() });
-                }
+                (At::BlankCr, b'\n') => return Ok(Head::Complete { len: self.scanned() + 1 }),
                 (At::StartCr | At::LineCr | At::BlankCr, _) => return Err(BARE_CR),
                 (At::LineEnd, b' ' | b'\t') => return Err(FOLDED),
                 (At::Start | At::LineEnd, _) => {
@@ -78,12 +86,14 @@ impl HeadScanner {
                 }
             }
             self.scanned += 1;
+            rest = others;
         }
-        if bytes.len() == most { Err(TOO_LONG) } else { Ok(Head::Incomplete) }
+        if self.scanned() == most { Err(TOO_LONG) } else { Ok(Head::Incomplete) }
     }
 
-    /// Goes on to the CR that ends the line, or to the end of what has arrived.
-    fn scan_line(&mut self, rest: &[u8]) -> Result<(), Refusal> {
+    /// Goes on to the CR that ends the line, or to the end of what has arrived. Returns how many
+    /// bytes it has passed.
+    fn scan_line(&mut self, rest: &[u8]) -> Result<usize, Refusal> {
         let end = memchr::memchr(b'\r', rest);
         let line = &rest[..end.unwrap_or(rest.len())];
         // A fold over all bytes, which the compiler vectorises; which byte it was is for the
@@ -92,12 +102,12 @@ impl HeadScanner {
             let first = line.iter().find(|&&byte| is_forbidden(byte));
             return Err(if first == Some(&b'\n') { BARE_LF } else { CONTROL });
         }
-        self.scanned += line.len() as u32;
+        let passed = line.len() + usize::from(end.is_some());
+        self.scanned += passed as u32;
         if end.is_some() {
-            self.scanned += 1;
             self.at = At::LineCr;
         }
-        Ok(())
+        Ok(passed)
     }
 
     fn scanned(&self) -> usize {
@@ -246,6 +256,12 @@ mod tests {
                 .find(|outcome| *outcome != Ok(Head::Incomplete))
                 .unwrap_or(Ok(Head::Incomplete));
             prop_assert_eq!(whole, split);
+            let (mut scanner, mut begin) = (HeadScanner::default(), 0);
+            let pieces = ends.iter().map(|&end| &bytes[std::mem::replace(&mut begin, end)..end]);
+            let discarded = pieces.map(|piece| scanner.scan_next(piece, HEAD_BYTES))
+                .find(|outcome| *outcome != Ok(Head::Incomplete))
+                .unwrap_or(Ok(Head::Incomplete));
+            prop_assert_eq!(whole, discarded, "without what came before");
         }
     }
 }

@@ -100,14 +100,11 @@ impl<E: Environment> Shard<E> {
 
     /// Whether a connection that waits is admitted is known now.
     pub(super) fn on_verdict(&mut self, token: Token, verdict: Verdict) {
-        let kept = self.awaiting.remove(&token.slot).unwrap_or_default();
         match verdict {
-            Verdict::Deferred => {
-                self.awaiting.insert(token.slot, kept);
-            }
+            Verdict::Deferred => {}
             Verdict::Admitted => {
                 self.note_admitted(token);
-                if !kept.is_empty() {
+                if let Some(kept) = self.heads.take(token.slot) {
                     self.on_kept_head(token, kept);
                 } else if !self.place(token) {
                     self.listen_for_request(token);
@@ -115,9 +112,10 @@ impl<E: Environment> Shard<E> {
             }
             Verdict::Refused { reason, retry_after_ms } => {
                 self.note_refused(token, reason);
-                if kept.is_empty() {
+                let Some(kept) = self.heads.take(token.slot) else {
                     return self.turn_away_unread(token, reason, retry_after_ms);
-                }
+                };
+                self.heads.forget(token.slot);
                 self.turn_away(token, reason, retry_after_ms, &kept);
                 self.listen_again(token, Listen::Idle);
             }
@@ -182,9 +180,11 @@ impl<E: Environment> Shard<E> {
         let lost = self.abroad.on_death(shard);
         self.admission.leases_mut().release(lost);
         warn!(shard = self.index, dead = shard, lost, "a shard has died; its places are free");
-        let waiting: Vec<_> =
-            self.awaiting.keys().filter_map(|slot| self.connections.token(*slot)).collect();
-        for token in waiting {
+        for slot in 0..self.connections.end() {
+            let Some(token) = self.connections.token(slot) else { continue };
+            if !self.is_awaiting(token) {
+                continue;
+            }
             let source = self.connections.get_mut(token).map(|connection| connection.source);
             if source.is_some_and(|source| self.owners.of(source) == shard) {
                 self.on_verdict(token, OVERLOAD);

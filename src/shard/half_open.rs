@@ -75,7 +75,7 @@ impl Queue {
     }
 
     /// Takes out the oldest that is live, if it is `due`.
-    fn pop_if(
+    pub(super) fn pop_if(
         &mut self,
         is_live: impl Fn(Token) -> bool,
         due: impl Fn(Token) -> bool,

@@ -15,6 +15,7 @@ mod fan_out;
 mod farewell;
 mod gathering;
 mod half_open;
+mod heads;
 mod hostile;
 mod on_accept;
 mod on_close;
@@ -64,6 +65,7 @@ use fan_out::FanOut;
 use farewell::Farewells;
 use gathering::Gathering;
 use half_open::HalfOpen;
+use heads::Heads;
 use hostile::{Output, PingCounts, Unfinished};
 use on_accept::Accepting;
 use on_receive::BeforeUpgrade;
@@ -125,14 +127,13 @@ pub struct Shard<E: Environment> {
     accepting: Accepting,
     refusing: Refusing,
     half_open: HalfOpen,
+    heads: Heads,
     unfinished: Unfinished,
     output: Output,
     ping_counts: PingCounts,
     connections: Connections,
     before_upgrade: Map<FileSlot, BeforeUpgrade>,
     unadmitted: Map<FileSlot, Unadmitted>,
-    /// What had been read of connections that wait for a verdict.
-    awaiting: Map<FileSlot, Vec<u8>>,
     unread: Unread,
     timers: Timers,
     /// Connections whose deadline has come.
@@ -162,6 +163,7 @@ impl<E: Environment> Shard<E> {
         let now = parts.environment.now();
         let capacity = ring.file_capacity();
         let half_open = HalfOpen::new(parts.settings.half_open);
+        let heads = Heads::new(parts.settings.max_head_bytes_kept, parts.hash.clone());
         let refusing = Refusing::new(&parts.settings, parts.hash.clone());
         let farewells = Farewells::new(parts.settings.shards);
         let gathering = Gathering::new(parts.settings.gather);
@@ -188,13 +190,13 @@ impl<E: Environment> Shard<E> {
             accepting: Accepting::new(capacity),
             refusing,
             half_open,
+            heads,
             unfinished,
             output,
             ping_counts,
             connections: Connections::default(),
             before_upgrade: Map::new(parts.hash.clone()),
             unadmitted: Map::new(parts.hash.clone()),
-            awaiting: Map::new(parts.hash.clone()),
             unread: Unread::new(parts.hash.clone()),
             timers: Timers::new(on_tick::tick_at(now, 0)),
             due: Queue::default(),

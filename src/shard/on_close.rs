@@ -172,7 +172,7 @@ impl<E: Environment> Shard<E> {
         self.count_subscriptions();
         self.before_upgrade.remove(&token.slot);
         self.unadmitted.remove(&token.slot);
-        self.awaiting.remove(&token.slot);
+        self.heads.forget(token.slot);
         self.timers.clear(&mut self.connections, token.slot);
         self.drop_queue(token);
         self.close_if_quiet(token);

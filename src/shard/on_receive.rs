@@ -4,6 +4,7 @@
 use tracing::debug;
 
 use super::Shard;
+use super::heads::Rank;
 use super::refusing::TurnedAway;
 use super::unadmitted::Standing;
 use crate::close_reason::CloseReason;
@@ -38,8 +39,8 @@ const NO_SUCH_PATH: Refusal = Refusal::new(
 /// because few are in that state at a time.
 #[derive(Debug)]
 pub(super) enum BeforeUpgrade {
-    /// The beginning of its request.
-    Head(Vec<u8>, HeadScanner),
+    /// The beginning of its request has been read; it is kept in `heads`.
+    Head(HeadScanner),
     /// It was not admitted; how it is told is seen from its request.
     TurnedAway(TurnedAway),
 }
@@ -263,6 +264,8 @@ impl<E: Environment> Shard<E> {
     /// Answers with a refusal and closes. If the request was `read_whole`, at once; otherwise
     /// the rest of it is discarded first, or the answer would be lost with it.
     pub(super) fn refuse(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {
+        self.before_upgrade.remove(&token.slot);
+        self.heads.forget(token.slot);
         let mut bytes = self.spare_buffer();
         response::refuse(refusal, &mut bytes);
         self.send(token, Frame::Own(bytes));
@@ -275,10 +278,11 @@ impl<E: Environment> Shard<E> {
 
     /// The bytes after the first `skip` belong to the head of a request.
     pub(super) fn on_head(&mut self, token: Token, received: &Received, skip: usize) {
-        let (mut head, scanner) = match self.before_upgrade.remove(&token.slot) {
-            Some(BeforeUpgrade::Head(head, scanner)) => (head, scanner),
-            _ => (self.spare_buffer(), HeadScanner::default()),
+        let scanner = match self.before_upgrade.remove(&token.slot) {
+            Some(BeforeUpgrade::Head(scanner)) => scanner,
+            _ => HeadScanner::default(),
         };
+        let mut head = self.heads.take(token.slot).unwrap_or_else(|| self.spare_buffer());
         let before = head.len();
         head.extend_from_slice(&self.ring.bytes(received)[skip..]);
         if let Some((len, head)) = self.on_more_head(token, head, scanner) {
@@ -307,24 +311,45 @@ impl<E: Environment> Shard<E> {
     ) -> Option<(usize, Vec<u8>)> {
         match scanner.scan(&head, self.settings.max_head_bytes) {
             Ok(Head::Incomplete) => {
-                self.before_upgrade.insert(token.slot, BeforeUpgrade::Head(head, scanner));
+                self.before_upgrade.insert(token.slot, BeforeUpgrade::Head(scanner));
+                self.keep_head(token, head);
                 return None;
             }
             Ok(Head::Complete { len }) => match self.standing(token, &head[..len]) {
                 Standing::Admitted => match self.upgrade(token, &head[..len]) {
-                    Ok(()) => return Some((len, head)),
+                    Ok(()) => {
+                        self.heads.forget(token.slot);
+                        return Some((len, head));
+                    }
                     Err(refusal) => self.refuse_upgrade(token, &refusal, true),
                 },
                 Standing::Awaiting => {
-                    self.awaiting.insert(token.slot, head);
+                    self.keep_head(token, head);
                     return None;
                 }
                 Standing::Refused => {}
             },
             Err(refusal) => self.refuse_upgrade(token, &refusal, false),
         }
+        self.heads.forget(token.slot);
         self.recycle(head);
         None
+    }
+
+    /// Keeps what has been read of a connection that is not upgraded; if that is too much of all
+    /// together, others give way, or this one.
+    pub(super) fn keep_head(&mut self, token: Token, head: Vec<u8>) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let admitted = connection.facts.has(Facts::ADMITTED);
+        let rank = if admitted { Rank::Admitted } else { Rank::Unadmitted };
+        self.heads.keep(token, rank, head);
+        while let Some((oldest, rank)) = self.heads.gives_way() {
+            match rank {
+                Rank::Refused => self.heads.forget(oldest.slot),
+                Rank::Unadmitted | Rank::Admitted => self.end(oldest, CloseReason::HeadEvicted),
+            }
+            debug_assert!(self.heads.get(oldest.slot).is_empty(), "nothing is kept of what ends");
+        }
     }
 
     pub(super) fn refuse_upgrade(&mut self, token: Token, refusal: &Refusal, read_whole: bool) {

@@ -83,6 +83,7 @@ impl<E: Environment> Shard<E> {
         self.talk_about_budget(true);
         let sources = self.admission.ip_mut();
         sources.expire(self.now.ns(), expire_budget(sources.places()));
+        self.metrics.head_bytes.set(self.heads.held());
         self.metrics.tracked_sources.set(sources.len() as u64);
         self.metrics.limited_sources.set(sources.limited_sources(self.now.ns()) as u64);
     }

@@ -5,6 +5,11 @@
 //! request says whether a browser asks, which sees nothing of an HTTP answer. How many are
 //! answered at all, and how, is `admission/ladder`.
 //!
+//! Next to nothing is kept of it meanwhile: a request that has not come at once is kept as long as
+//! refused ones have room for it (`heads`); then it is only scanned for its end, discarded as it comes,
+//! and answered as if no browser had sent it. While the memory is at its limit nothing is waited for
+//! at all: what is not there with the first bytes is reset.
+//!
 //! Invariant: every refused attempt is counted once by its reason, when it is refused; and at
 //! most once by what was done with it, when that is done.
 
@@ -50,10 +55,12 @@ pub(super) struct TurnedAway {
     retry_after_ms: u64,
     place: Place,
     share: Share,
-    /// The beginning of its request.
-    head: Vec<u8>,
     scanner: HeadScanner,
+    /// All that has come of its request is kept in `heads`, or nothing has come.
+    is_whole: bool,
 }
+
+const _: () = assert!(size_of::<TurnedAway>() <= 32, "one for each refused connection that sends");
 
 impl Refusing {
     pub(super) fn new(settings: &Settings, hash: RandomState) -> Self {
@@ -95,11 +102,14 @@ impl<E: Environment> Shard<E> {
             Step::Reset => return self.turn_away_unheard(token, Rung::Reset),
             Step::Silence => return self.turn_away_unheard(token, Rung::Silence),
         };
-        let (head, scanner) = (request.to_vec(), HeadScanner::default());
-        let away = TurnedAway { reason, retry_after_ms, place, share, head, scanner };
+        let mut scanner = HeadScanner::default();
+        let scanned = scanner.scan_next(request, self.settings.max_head_bytes);
+        let away = TurnedAway { reason, retry_after_ms, place, share, scanner, is_whole: true };
         self.before_upgrade.insert(token.slot, BeforeUpgrade::TurnedAway(away));
         self.queue_refused(token);
-        self.look_at_request(token);
+        if !request.is_empty() {
+            self.go_on_refusing(token, scanned, request.to_vec(), true);
+        }
     }
 
     /// The same for a connection from which nothing has been read, and on which nothing waits.
@@ -118,31 +128,50 @@ impl<E: Environment> Shard<E> {
 
     /// More of the request of a connection that is refused.
     pub(super) fn on_bytes_turned_away(&mut self, token: Token, received: &Received) {
-        if let Some(BeforeUpgrade::TurnedAway(away)) = self.before_upgrade.get_mut(&token.slot) {
-            away.head.extend_from_slice(self.ring.bytes(received));
-        }
-        self.look_at_request(token);
-    }
-
-    /// Answers if the request is over, or is none.
-    fn look_at_request(&mut self, token: Token) {
         let Some(BeforeUpgrade::TurnedAway(away)) = self.before_upgrade.get_mut(&token.slot) else {
             return;
         };
-        match away.scanner.scan(&away.head, self.settings.max_head_bytes) {
-            Ok(Head::Incomplete) => {}
-            Ok(Head::Complete { len }) => {
-                let mut head = std::mem::take(&mut away.head);
-                head.truncate(len);
-                self.answer_turned_away(token, Some(&head));
+        let bytes = self.ring.bytes(received);
+        let scanned = away.scanner.scan_next(bytes, self.settings.max_head_bytes);
+        let is_whole = away.is_whole;
+        let mut head = self.heads.take(token.slot).unwrap_or_default();
+        if is_whole {
+            head.extend_from_slice(bytes);
+        }
+        self.go_on_refusing(token, scanned, head, is_whole);
+    }
+
+    /// Answers if the request is over, or is none. `head` is what has come of it, if that is the
+    /// whole of it.
+    fn go_on_refusing(
+        &mut self,
+        token: Token,
+        scanned: Result<Head, Refusal>,
+        mut head: Vec<u8>,
+        is_whole: bool,
+    ) {
+        match scanned {
+            Ok(Head::Incomplete) if self.admission.is_locked() => {
+                self.turn_away_unheard(token, Rung::Reset);
             }
-            Err(_) => self.answer_turned_away(token, None),
+            Ok(Head::Incomplete) => {
+                let is_kept = is_whole && self.heads.keep_refused(token, head);
+                let away = self.before_upgrade.get_mut(&token.slot);
+                if let Some(BeforeUpgrade::TurnedAway(away)) = away {
+                    away.is_whole = is_kept;
+                }
+            }
+            Ok(Head::Complete { len }) => {
+                head.truncate(len);
+                self.answer_turned_away(token, is_whole.then_some(&head[..]), true);
+            }
+            Err(_) => self.answer_turned_away(token, None, false),
         }
     }
 
-    /// Tells a connection that it is refused. Its request is over if there is a `head`; otherwise
-    /// it is none, and the rest of it is discarded.
-    fn answer_turned_away(&mut self, token: Token, head: Option<&[u8]>) {
+    /// Tells a connection that it is refused. If its request is not `over`, the rest of it is
+    /// discarded.
+    fn answer_turned_away(&mut self, token: Token, head: Option<&[u8]>, over: bool) {
         let Some(BeforeUpgrade::TurnedAway(away)) = self.before_upgrade.remove(&token.slot) else {
             return;
         };
@@ -167,7 +196,7 @@ impl<E: Environment> Shard<E> {
             _ => {
                 self.note_turned_away(token);
                 let refusal = away.reason.to_refusal(away.retry_after_ms);
-                self.refuse(token, &refusal, head.is_some());
+                self.refuse(token, &refusal, over || self.admission.is_locked());
             }
         }
         self.metrics.refusals[rung.index()].add(1);
@@ -182,13 +211,12 @@ impl<E: Environment> Shard<E> {
         let waits = matches!(connection.state, State::Handshake | State::Unadmitted);
         let begun = matches!(
             self.before_upgrade.get(&token.slot),
-            Some(BeforeUpgrade::Head(head, _)) if !head.trim_ascii_start().is_empty()
+            Some(BeforeUpgrade::Head(_)) if !self.heads.get(token.slot).trim_ascii_start().is_empty()
         );
         if !(waits && begun && self.refusing.ladder.answer_timeout(self.now.ns())) {
             return self.end(token, CloseReason::HandshakeTimeout);
         }
         connection.reason = Some(CloseReason::HandshakeTimeout);
-        self.before_upgrade.remove(&token.slot);
         self.unadmitted.remove(&token.slot);
         self.refuse(token, &TOO_LATE, false);
     }

@@ -17,6 +17,9 @@ use crate::memory_plan::{self, MemoryPlan, Use};
 /// last bytes before the connection is gone.
 const LINGER_MS: u64 = 1_000;
 
+/// Beside the bytes of two heads, what keeping them takes.
+const HEAD_OVERHEAD: u64 = 4 << 10;
+
 /// A busy connection that has been quiet for so long gets the watch of an idle one again.
 const CALM_MS: u64 = 5_000;
 
@@ -35,6 +38,8 @@ pub struct Settings {
     pub max_unfinished_bytes: u64,
     /// A shard's part of what channels may take, in bytes.
     pub max_channel_bytes: u64,
+    /// A shard's part of what may be kept of requests and PROXY headers, in bytes.
+    pub max_head_bytes_kept: u64,
     /// Pings of one client in a second; 0: any number.
     pub max_pings_per_second: u32,
     /// Bytes of a receive buffer: a receive that fills one has left something behind.
@@ -73,6 +78,7 @@ impl Settings {
     pub fn new(config: &Config, memory: &MemoryPlan, shards: usize) -> Result<Self, InvalidOrigin> {
         let ticks = Deadlines::ticks;
         let one_message = memory_plan::part_floor(config.server.max_message_bytes as u64);
+        let two_heads = 2 * config.handshake.max_head_bytes as u64 + HEAD_OVERHEAD;
         let ping_interval = match config.keepalive.ping_interval_ms {
             0 => 0,
             ms => ticks(ms),
@@ -98,6 +104,7 @@ impl Settings {
             max_output_bytes: part(memory.allowed(Use::Output), shards).max(one_message),
             max_unfinished_bytes: part(memory.allowed(Use::Unfinished), shards).max(one_message),
             max_channel_bytes: part(memory.bytes(Use::Channels), shards),
+            max_head_bytes_kept: part(memory.bytes(Use::Heads), shards).max(two_heads),
             max_pings_per_second: config.server.max_pings_per_second,
             receive_buffer_bytes: config.server.receive_buffer_bytes as usize,
             gather: Duration::from_micros(config.server.gather_us),

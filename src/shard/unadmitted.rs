@@ -10,7 +10,7 @@ use std::sync::Once;
 use tracing::warn;
 
 use super::Shard;
-use super::on_receive::BeforeUpgrade;
+use super::heads::Rank;
 use super::settings::Settings;
 use crate::admission::{RefusalReason, Rung, Verdict};
 use crate::client_address::ClientAddress;
@@ -21,7 +21,6 @@ use crate::config::ProxyProtocol;
 use crate::connection::State;
 use crate::environment::Environment;
 use crate::http::refusal::Refusal;
-use crate::http::request::HeadScanner;
 use crate::limits;
 use crate::ring::{Received, Ring, Token};
 
@@ -65,8 +64,9 @@ fn warn_once(ambiguous: Ambiguous, peer: SocketAddr, header: &ForwardedHeader) {
 #[derive(Debug)]
 pub(super) struct Unadmitted {
     pub(super) peer: SocketAddr,
-    /// The beginning of what may be a PROXY header; absent once it is clear that there is none.
-    header: Option<(Vec<u8>, HeaderReader)>,
+    /// Reads what may be a PROXY header, the beginning of which is kept in `heads`; absent once it is
+    /// clear that there is none.
+    header: Option<HeaderReader>,
 }
 
 /// Where a connection stands whose client is known.
@@ -94,42 +94,49 @@ impl<E: Environment> Shard<E> {
 
     pub(super) fn begin_unadmitted(&mut self, token: Token, peer: SocketAddr) {
         let may_have_header = self.settings.proxy_protocol != ProxyProtocol::Off;
-        let header = may_have_header.then(|| (self.spare_buffer(), HeaderReader::default()));
+        let header = may_have_header.then(HeaderReader::default);
         self.unadmitted.insert(token.slot, Unadmitted { peer, header });
     }
 
     pub(super) fn on_bytes_unadmitted(&mut self, token: Token, received: &Received) {
         let Some(waiting) = self.unadmitted.get_mut(&token.slot) else { return };
         let peer = waiting.peer;
-        let Some((mut bytes, mut reader)) = waiting.header.take() else {
+        let Some(mut reader) = waiting.header.take() else {
             return self.on_head(token, received, 0);
         };
+        let mut bytes = self.heads.take(token.slot).unwrap_or_default();
         let before = bytes.len();
         bytes.extend_from_slice(self.ring.bytes(received));
         match reader.read(&bytes) {
-            Ok(Header::Incomplete) => waiting.header = Some((bytes, reader)),
+            Ok(Header::Incomplete) => {
+                waiting.header = Some(reader);
+                self.keep_head(token, bytes);
+            }
             Ok(Header::Absent) if self.settings.proxy_protocol == ProxyProtocol::Require => {
                 self.refuse_unidentified(token, &NO_HEADER, false);
             }
             Ok(Header::Absent) => {
                 // What looked like the beginning of a header begins the request.
                 bytes.truncate(before);
-                let head = BeforeUpgrade::Head(bytes, HeadScanner::default());
-                self.before_upgrade.insert(token.slot, head);
+                if before > 0 {
+                    self.heads.keep(token, Rank::Unadmitted, bytes);
+                }
                 self.on_head(token, received, 0);
             }
             Ok(Header::Complete { len, client }) => {
                 let client = client.unwrap_or(ClientAddress::of_peer(peer));
                 let rest = &bytes[len..];
+                self.heads.forget(token.slot);
                 match self.admit_client(token, client, rest) {
                     Standing::Admitted if rest.is_empty() => {}
                     Standing::Admitted => self.on_head(token, received, len - before),
                     Standing::Awaiting => {
-                        self.awaiting.insert(token.slot, rest.to_vec());
+                        if !rest.is_empty() {
+                            self.keep_head(token, rest.to_vec());
+                        }
                     }
                     Standing::Refused => {}
                 }
-                self.recycle(bytes);
             }
             Err(Malformed) => self.refuse_unidentified(token, &MALFORMED, false),
         }

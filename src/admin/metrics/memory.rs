@@ -27,13 +27,14 @@ fn held(page: &Page<'_, '_>, of: Use) -> Option<u64> {
     let held = match of {
         Use::Connections => moment.sum(|shard| &shard.connections) * BYTES_PER_CONNECTION,
         Use::HalfOpen => moment.sum(|shard| &shard.handshaking) * HALF_OPEN_BYTES,
+        Use::Heads => moment.sum(|shard| &shard.head_bytes),
         Use::Unfinished => moment.sum(|shard| &shard.unfinished_bytes),
         Use::Output => moment.sum(|shard| &shard.output_held_bytes),
         Use::Channels => moment.sum(|shard| &shard.channel_bytes),
         Use::Sources => moment.sum(|shard| &shard.tracked_sources) * SOURCE_BYTES,
         Use::Sessions => moment.state.sessions.figures().in_memory_bytes,
         Use::SocketData => moment.state.pressure().tcp?.used,
-        Use::Process | Use::Heads | Use::ReceiveBuffers => return None,
+        Use::Process | Use::ReceiveBuffers => return None,
     };
     Some(held)
 }
