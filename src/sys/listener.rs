@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::classic_bpf;
 use super::socket_address::RawAddress;
-use crate::limits::KERNEL_UNSENT_BYTES;
+use crate::limits::{KERNEL_UNREAD_BYTES, KERNEL_UNSENT_BYTES};
 
 /// After kill -9 the kernel needs some milliseconds to tear the old rings down, during which
 /// their port is still taken; another server's port stays taken for longer than this.
 const PORT_PATIENCE: Duration = Duration::from_millis(800);
 
-/// Opens a listener of the group on `address`, with TCP_NODELAY and TCP_NOTSENT_LOWAT, which
-/// accepted sockets inherit.
+/// Opens a listener of the group on `address`, with TCP_NODELAY, TCP_NOTSENT_LOWAT and a short
+/// receive buffer that may grow, which accepted sockets inherit.
 ///
 /// # Errors
 /// EADDRINUSE after some patience, EACCES for a privileged port, EADDRNOTAVAIL.
@@ -34,6 +34,9 @@ pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
     set(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     set(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, KERNEL_UNSENT_BYTES)?;
+    set(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, KERNEL_UNREAD_BYTES)?;
+    // A buffer that was set stays as it is, and with it the window scale, unless it is unlocked.
+    set(fd, libc::SOL_SOCKET, libc::SO_BUF_LOCK, 0)?;
     bind_patiently(fd, address)?;
     set_backlog(fd, backlog)?;
     Ok(socket)
