@@ -127,6 +127,11 @@ pub fn resident(status: &str) -> Option<u64> {
     kibibytes(status, "VmRSS:")
 }
 
+/// `RssAnon` of the same: without files and what others share.
+pub fn anonymous(status: &str) -> Option<u64> {
+    kibibytes(status, "RssAnon:")
+}
+
 fn kibibytes(text: &str, label: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(label))?;
     number(rest.trim().strip_suffix("kB")?)?.checked_mul(1024)
@@ -171,7 +176,8 @@ mod tests {
         assert_eq!(usage, Some(Usage { used: 614_400, limit: 1_024_000, budget: 921_600 }));
         assert_eq!(machine("MemTotal: 1000 kB\n"), None);
         assert_eq!(machine("MemTotal: 0 kB\nMemAvailable: 0 kB\n"), None);
-        assert_eq!(resident("Name: x\nVmRSS:\t  12 kB\n"), Some(12_288));
+        let status = "Name: x\nVmRSS:\t  12 kB\nRssAnon:\t 8 kB\n";
+        assert_eq!((resident(status), anonymous(status)), (Some(12_288), Some(8_192)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod reading;
 pub mod sampler;
 pub mod shards;
+mod trim;
 
 pub use level::{Cause, Level};
 pub use memory::{TcpMemory, Usage};

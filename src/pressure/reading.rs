@@ -118,6 +118,12 @@ impl Reader {
         all.into_iter().flatten().reduce(TcpMemory::fuller)
     }
 
+    /// Memory of the process's own that is in RAM.
+    pub fn anonymous(&mut self) -> Option<u64> {
+        let status = self.proc.join("self/status");
+        self.read(&status, memory::anonymous)
+    }
+
     /// The memory of the process and what the kernel keeps for its connections.
     fn own(&mut self, most_bytes: u64, connections: u64) -> Option<Usage> {
         let status = self.proc.join("self/status");

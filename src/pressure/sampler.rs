@@ -18,8 +18,9 @@ use super::busiest_second::BusiestSecond;
 use super::level::{Inputs, Ladder};
 use super::reading::Reader;
 use super::shards::ShardWatch;
+use super::trim::{Look, Trim};
 use super::{Cause, Level, Pressure, Usage};
-use crate::clock::Now;
+use crate::connection::CONNECTION_BYTES;
 use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::phase::Phase;
 use crate::coordinator::state::ServerState;
@@ -27,8 +28,8 @@ use crate::limits::{PRESSURE_CLOSE_LOOK_MS, PRESSURE_CLOSE_PER_MILLE, PRESSURE_L
 use crate::metrics::{Count, ShardMetrics};
 use crate::sys::heap;
 
-/// While memory is short, how often what is free of the heap goes back to the kernel.
-const TRIM_MS: u64 = 1_000;
+/// What a subscription takes at least: its entry, and those of its channel and its name.
+const SUBSCRIPTION_BYTES: u64 = 64;
 
 /// The thread's name.
 const THREAD: &str = "tidegate-pressure";
@@ -41,7 +42,7 @@ struct Sampler {
     shards: ShardWatch,
     busiest: BusiestSecond,
     ladder: Ladder,
-    trimmed: Now,
+    trim: Trim,
 }
 
 /// Starts the thread, which shows what it finds in `state` until nobody is admitted any more.
@@ -58,7 +59,7 @@ pub fn start(
         shards: ShardWatch::new(&state.shards, now),
         busiest: BusiestSecond::new(now.seconds(), admitted(&state)),
         ladder: Ladder::default(),
-        trimmed: now,
+        trim: Trim::new(now),
         state,
         reader,
     };
@@ -121,22 +122,30 @@ impl Sampler {
             memory,
             tcp: inputs.tcp,
         });
-        if self.ladder.cause() == Some(Cause::Memory) {
-            self.give_back_free_memory(now);
+        // What is free and still counted as used would keep everybody out.
+        let is_short = self.ladder.cause() == Some(Cause::Memory);
+        let (held, resident) = (held_for_clients(&self.state), self.reader.anonymous());
+        let look = Look { held, resident: resident.unwrap_or(0), is_short };
+        if self.trim.is_due(look, now) {
+            heap::trim();
         }
         if changed && let Some(cause) = self.ladder.cause().or(cause) {
             say(before, level, cause, &inputs);
         }
     }
+}
 
-    /// What is free and still counted as used would keep everybody out. Not at every look, because
-    /// it holds up whoever allocates meanwhile.
-    fn give_back_free_memory(&mut self, now: Now) {
-        if now >= self.trimmed.plus_ms(TRIM_MS) {
-            heap::trim();
-            self.trimmed = now;
-        }
-    }
+/// Bytes of the heap that are held for clients, as far as they are counted.
+fn held_for_clients(state: &ServerState) -> u64 {
+    let of_shard = |shard: &Arc<ShardMetrics>| {
+        let connections = shard.connections.get() + shard.handshaking.get();
+        let subscriptions = shard.subscriptions.get();
+        let held = [&shard.unfinished_bytes, &shard.output_held_bytes, &shard.head_bytes];
+        let held = held.iter().map(|count| count.get()).sum::<u64>();
+        held + connections * CONNECTION_BYTES as u64 + subscriptions * SUBSCRIPTION_BYTES
+    };
+    let shards = state.shards.iter().map(of_shard).sum::<u64>();
+    shards + state.sessions.figures().in_memory_bytes
 }
 
 /// Connections let in since the start, whether they were upgraded or not.

@@ -1,0 +1,99 @@
+//! When pages that are free within the heap go back to the kernel: after clients have gone for which
+//! much was held, when the process has grown and does not go on growing, and, while memory is short,
+//! from time to time. Pure.
+//!
+//! Not at every look: it holds up whoever allocates meanwhile.
+
+use crate::clock::Now;
+use crate::limits;
+
+/// What has been seen since it was last done.
+#[derive(Debug)]
+pub(super) struct Trim {
+    done: Now,
+    /// The most that has been held, in bytes.
+    peak: u64,
+    /// The least that the process has had in RAM; `None` until it has been looked at.
+    least: Option<u64>,
+    /// What it had at the last look.
+    last: u64,
+}
+
+/// One look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// Bytes that are held for clients, as far as they are counted.
+    pub(super) held: u64,
+    /// Bytes of its own that the process has in RAM.
+    pub(super) resident: u64,
+    /// Memory is short.
+    pub(super) is_short: bool,
+}
+
+impl Trim {
+    pub(super) fn new(now: Now) -> Self {
+        Self { done: now, peak: 0, least: None, last: u64::MAX }
+    }
+
+    /// Whether it is to be done now.
+    pub(super) fn is_due(&mut self, look: Look, now: Now) -> bool {
+        self.peak = self.peak.max(look.held);
+        let least = self.least.map_or(look.resident, |least| least.min(look.resident));
+        let rises = look.resident > std::mem::replace(&mut self.last, look.resident);
+        self.least = Some(least);
+        let is_freed = self.peak - look.held >= limits::TRIM_BYTES.max(self.peak / 2);
+        let is_grown = look.resident - least >= limits::TRIM_BYTES.max(least / 8)
+            && !rises
+            && now >= self.done.plus_ms(limits::TRIM_GROWN_MS);
+        let is_wanted = is_freed || is_grown || look.is_short;
+        if !is_wanted || now < self.done.plus_ms(limits::TRIM_MS) {
+            return false;
+        }
+        *self = Self { done: now, peak: look.held, least: None, last: look.resident };
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn seconds(seconds: u64) -> Now {
+        Now::from_ms(seconds * 1_000)
+    }
+
+    #[test]
+    fn it_is_done_once_after_half_of_what_was_held_has_gone() {
+        let mut trim = Trim::new(seconds(0));
+        let mut look =
+            |at, held| trim.is_due(Look { held, resident: 9 * MIB, is_short: false }, seconds(at));
+        assert!(!look(1, 100 * MIB) && !look(2, 51 * MIB));
+        assert!(look(3, 50 * MIB) && !look(4, 50 * MIB) && !look(5, 26 * MIB));
+        assert!(look(6, 0) && !look(7, 0));
+        assert!(!look(8, limits::TRIM_BYTES - 1) && !look(9, 0), "not worth it");
+    }
+
+    #[test]
+    fn it_is_done_once_after_the_process_has_grown() {
+        let mut trim = Trim::new(seconds(0));
+        let mut look =
+            |at, resident| trim.is_due(Look { held: 0, resident, is_short: false }, seconds(at));
+        assert!(!look(10, 80 * MIB) && !look(11, 89 * MIB) && !look(12, 90 * MIB), "it rises");
+        assert!(!look(13, 89 * MIB), "by less than an eighth");
+        assert!(!look(14, 95 * MIB) && look(15, 95 * MIB) && !look(16, 95 * MIB));
+        assert!(!look(17, 40 * MIB) && !look(18, 50 * MIB) && !look(19, 50 * MIB), "too soon");
+        assert!(look(20, 50 * MIB));
+        assert!(!look(60, 50 * MIB), "all of it is in use");
+    }
+
+    #[test]
+    fn while_memory_is_short_it_is_done_once_in_its_interval() {
+        let mut trim = Trim::new(seconds(0));
+        let look = Look { held: MIB, resident: MIB, is_short: true };
+        let looks =
+            (0..=10 * limits::TRIM_MS / 100).filter(|at| trim.is_due(look, Now::from_ms(at * 100)));
+        assert_eq!(looks.count(), 10);
+    }
+}
