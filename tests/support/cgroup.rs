@@ -62,6 +62,27 @@ impl Cgroup {
         self.memory().1.saturating_sub(cache)
     }
 
+    /// Bytes that its sockets hold of what is unread or not acknowledged: with version 2 they are
+    /// among those that are in use, with version 1 they are beside them.
+    pub(crate) fn in_sockets(&self) -> u64 {
+        if self.unified {
+            return 0;
+        }
+        let file = self.directory.join("memory.kmem.tcp.usage_in_bytes");
+        let text = fs::read_to_string(file).expect("the cgroup");
+        text.trim().parse().expect("a number")
+    }
+
+    /// What is in use, by kind, for a message.
+    pub(crate) fn parts(&self) -> String {
+        let stat = fs::read_to_string(self.directory.join("memory.stat")).expect("the cgroup");
+        let wanted = ["rss ", "anon ", "active_file ", "kernel ", "slab ", "sock "];
+        let lines = stat.lines().filter(|line| wanted.iter().any(|key| line.starts_with(key)));
+        let kernel = self.directory.join("memory.kmem.usage_in_bytes");
+        let kernel = fs::read_to_string(kernel).unwrap_or_default();
+        format!("{}, kernel {}", lines.collect::<Vec<_>>().join(", "), kernel.trim())
+    }
+
     /// The command, run in this cgroup.
     pub(crate) fn command(&self, inner: &Command) -> Command {
         let mut command = Command::new("/bin/sh");

@@ -8,6 +8,7 @@ pub(crate) mod cgroup;
 pub(crate) mod crowd;
 pub(crate) mod figures;
 pub(crate) mod forwarder;
+pub(crate) mod hoards;
 pub(crate) mod http;
 pub(crate) mod installed;
 pub(crate) mod judge;
