@@ -187,6 +187,12 @@ fn last_words(report: &ShutdownReport) {
     if let Some(discrepancy) = &report.discrepancy {
         error!(target: log::LAST, "the outcomes do not add up: {discrepancy}");
     }
+    let resources = report.unclosed_resources();
+    if !resources.is_empty() {
+        let resources = resources.join(", ");
+        let exit_code = report.exit_code;
+        error!(target: log::LAST, resources, exit_code, "resources have failed or ran out of their time: {resources}");
+    }
     if !report.not_done.is_empty() {
         let not_done = report.not_done.join(", ");
         let exit_code = report.exit_code;

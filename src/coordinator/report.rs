@@ -62,6 +62,18 @@ pub struct ShutdownReport {
     pub cancelled: Option<Box<ShutdownReport>>,
 }
 
+impl ShutdownReport {
+    /// Resources that were not closed in order, as `stage:name`.
+    pub fn unclosed_resources(&self) -> Vec<&str> {
+        let is_resource = |stage: &&StageReport| stage.name.contains(':');
+        let is_unclosed = |stage: &&StageReport| {
+            matches!(stage.result, StageResult::TimedOut | StageResult::Failed)
+        };
+        let unclosed = self.stages.iter().filter(is_resource).filter(is_unclosed);
+        unclosed.map(|stage| stage.name.as_ref()).collect()
+    }
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
 fn is_zero(number: &u64) -> bool {
     *number == 0

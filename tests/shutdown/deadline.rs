@@ -176,8 +176,8 @@ fn a_hook_that_is_stopped_is_killed_with_its_group_in_its_time() {
     let hook = json!([{ "name": "stopped", "command": ["sh", "-c", script], "timeout_ms": 500 }]);
     let mut server = start(&[&format!("shutdown.hooks={hook}")]);
     let since = terminate(&server);
-    let (code, _) = ended(&mut server, since, DEADLINE);
-    assert_eq!(code, Some(74));
+    let (code, last) = ended(&mut server, since, DEADLINE);
+    assert_eq!((code, text(&last, "resources")), (Some(74), "last:stopped"), "{last}");
     assert_eq!(server.wait_for_log("Stopped: closing timed out")["resource"], "stopped");
     let child: u32 = std::fs::read_to_string(child).unwrap().trim().parse().unwrap();
     eventually("what the hook had started is gone", || {
