@@ -1,20 +1,23 @@
 //! A client that reads at a steady rate.
 
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{SendFlags, send};
 
-use super::socket;
 use super::wire::{
     self, CLOSE, Client, FIN, Frame, PING, PONG, close_payload, frame, parse_server_frame,
 };
+use super::{PATIENCE, socket};
 
 /// How long a reader is followed if nothing else is said.
 pub(crate) const LONGEST: Duration = Duration::from_secs(90);
+
+/// How often it sees whether the server takes what it sends, while nothing comes.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A client that reads so many bytes in a second, answers pings when it has read them, and
 /// answers Close. What it sends itself goes out as the server takes it.
@@ -51,6 +54,7 @@ impl SlowReader {
     ) -> Self {
         let stream = socket::connect_with(Ipv4Addr::LOCALHOST, server, receive_bytes).unwrap();
         let client = Client::upgrade(stream, path).unwrap().unwrap();
+        client.stream.set_read_timeout(Some(LOOK)).unwrap();
         Self {
             stream: client.stream,
             longest: LONGEST,
@@ -74,17 +78,23 @@ impl SlowReader {
         assert!(took < self.longest, "{read} bytes in {took:?}");
         let mut chunk = vec![0; step];
         let waited = Instant::now();
-        match self.stream.read(&mut chunk) {
-            Ok(0) => false,
-            Ok(len) => {
-                self.received.extend(&chunk[..len]);
-                self.read += len;
-                // It does not hurry for what has not come.
-                self.since += waited.elapsed();
-                true
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return false,
+                Ok(len) => {
+                    self.received.extend(&chunk[..len]);
+                    self.read += len;
+                    // It does not hurry for what has not come.
+                    self.since += waited.elapsed();
+                    return true;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    assert!(waited.elapsed() < PATIENCE, "nothing comes after {} bytes", self.read);
+                    self.send_some();
+                }
+                Err(error) if wire::is_reset(&error) => return false,
+                Err(error) => panic!("{error}"),
             }
-            Err(error) if wire::is_reset(&error) => false,
-            Err(error) => panic!("{error}"),
         }
     }
 
