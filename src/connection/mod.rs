@@ -11,6 +11,7 @@ pub mod progress;
 use crate::admission::SourceKey;
 use crate::client_address::Provenance;
 use crate::close_reason::CloseReason;
+use crate::ring::GENERATION_BITS;
 use crate::websocket::Partial;
 use crate::websocket::deflate::Window;
 
@@ -198,6 +199,37 @@ impl Default for TimerLinks {
     }
 }
 
+/// Lives of a direct descriptor's index, modulo 2^19; and in the bits above them what there is no
+/// other room for. From the 20th bit on twelve are free, for what a connection will have more kinds
+/// of: the form of its bytes, what carries them, its protocol, an answer that is awaited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life(u32);
+
+impl Life {
+    const READABLE: u32 = 1 << GENERATION_BITS;
+
+    /// The first state of this life: nothing is noted.
+    pub const fn of_generation(generation: u32) -> Self {
+        assert!(generation < 1 << GENERATION_BITS);
+        Self(generation)
+    }
+
+    /// As in the [`Token`](crate::ring::Token).
+    pub const fn generation(self) -> u32 {
+        self.0 & (Self::READABLE - 1)
+    }
+
+    /// The connection has something to read and waits for its turn to receive.
+    pub const fn is_readable(self) -> bool {
+        self.0 & Self::READABLE != 0
+    }
+
+    /// Notes that it waits, or does so no more.
+    pub const fn set_readable(&mut self, is_readable: bool) {
+        self.0 = if is_readable { self.0 | Self::READABLE } else { self.0 & !Self::READABLE };
+    }
+}
+
 /// One connection. The order of the fields is by size, so that none is lost to padding.
 #[derive(Debug)]
 pub struct Connection {
@@ -211,8 +243,8 @@ pub struct Connection {
     pub source: SourceKey,
     /// Its deadline.
     pub timer: TimerLinks,
-    /// Lives of this slot, modulo 2^19.
-    pub generation: u32,
+    /// Which life of its direct descriptor's index this is.
+    pub life: Life,
     /// The tick of its accept.
     pub accepted_tick: u32,
     /// The tick at which bytes were last received.
@@ -247,7 +279,7 @@ impl Default for Connection {
             outbound: None,
             source: SourceKey::from_bits(0),
             timer: TimerLinks::default(),
-            generation: 0,
+            life: Life::default(),
             accepted_tick: 0,
             heard_tick: 0,
             messages: 0,
@@ -271,6 +303,11 @@ impl Connection {
     /// True in the middle of a message: one has begun to arrive and is not complete.
     pub fn is_mid_message(&self) -> bool {
         self.partial.as_ref().is_some_and(|partial| partial.mid_message() || partial.mid_frame())
+    }
+
+    /// True while the kernel has a send of the connection that has not completed.
+    pub fn has_send_in_flight(&self) -> bool {
+        self.in_flight.has(InFlight::SEND)
     }
 
     /// True while something has to go to the client that the kernel has not taken, as far as is
@@ -350,6 +387,16 @@ mod tests {
         let mut closing = Connection { state: State::Closing, ..watched() };
         closing.hear();
         assert!(closing.outbound.is_some(), "Close is behind it");
+    }
+
+    #[test]
+    fn what_is_noted_of_a_life_leaves_its_generation() {
+        let mut life = Life::of_generation((1 << GENERATION_BITS) - 1);
+        life.set_readable(true);
+        assert!(life.is_readable());
+        assert_eq!(life.generation(), (1 << GENERATION_BITS) - 1);
+        life.set_readable(false);
+        assert_eq!(life, Life::of_generation((1 << GENERATION_BITS) - 1));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub use kernel_ring::{KernelRing, RingSettings};
 pub use neighbours::Neighbours;
 pub use operation::{Frame, Operation, SendBatch};
 pub use receive_buffers::Received;
-pub use token::{FileSlot, Kind, MAX_SLOTS, Token};
+pub use token::{FileSlot, GENERATION_BITS, Kind, MAX_SLOTS, Token};
 
 use std::io;
 use std::time::Duration;

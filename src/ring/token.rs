@@ -10,7 +10,8 @@
 pub type FileSlot = u32;
 
 const SLOT_BITS: u32 = 20;
-const GENERATION_BITS: u32 = 19;
+/// Bits of a generation.
+pub const GENERATION_BITS: u32 = 19;
 const PLACE_BITS: u32 = 20;
 
 /// Direct descriptors of one ring: the kernel's own limit (`IORING_MAX_FIXED_FILES`, 2^20).

@@ -7,20 +7,33 @@
 
 use std::collections::VecDeque;
 
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::Shard;
-use super::on_receive::Listen;
-use crate::admission::{RefusalReason, Room, SourceKey, Verdict};
-use crate::connection::{Facts, InFlight, State};
+use super::machine::{Event, Reply};
+use crate::admission::{Abroad, Admission, Owners, RefusalReason, Room, SourceKey, Verdict};
+use crate::connection::State;
 use crate::coordinator::command::Command;
 use crate::environment::Environment;
 use crate::limits;
 use crate::mesh::message::ShardMessage;
-use crate::ring::{Operation, Ring, Token};
+use crate::ring::Token;
 
-/// Attempts whose source belongs to this shard, and which wait for the coordinator.
-pub(super) type Deferred = VecDeque<(Asker, SourceKey)>;
+/// What this shard knows of who may come in: of the sources whose owner it is, and of the owners of
+/// others.
+pub(super) struct Admitting {
+    pub(super) admission: Admission,
+    pub(super) owners: Owners,
+    pub(super) abroad: Abroad,
+    /// Attempts whose source belongs to this shard, and which wait for the coordinator.
+    pub(super) deferred: VecDeque<(Asker, SourceKey)>,
+}
+
+impl Admitting {
+    pub(super) fn new(admission: Admission, owners: Owners, shards: usize) -> Self {
+        Self { admission, owners, abroad: Abroad::new(shards), deferred: VecDeque::new() }
+    }
+}
 
 /// Who waits for a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,25 +47,25 @@ pub(super) enum Asker {
 pub(super) const DRAINING: Verdict =
     Verdict::Refused { reason: RefusalReason::Draining, retry_after_ms: limits::RETRY_AFTER_MS };
 
-const OVERLOAD: Verdict =
+pub(super) const OVERLOAD: Verdict =
     Verdict::Refused { reason: RefusalReason::Overload, retry_after_ms: limits::RETRY_AFTER_MS };
 
 impl<E: Environment> Shard<E> {
     /// Asks whether a connection of `source` is admitted. [`Verdict::Deferred`] means that the
     /// answer comes later, to [`Self::on_verdict`].
     pub(super) fn ask_admission(&mut self, token: Token, source: SourceKey) -> Verdict {
-        if !self.phase.accepts() {
+        if !self.cx.shutdown.phase.accepts() {
             return DRAINING;
         }
-        let owner = self.owners.of(source);
+        let owner = self.admitting.owners.of(source);
         if owner == self.index {
             return self.judge(Asker::Here(token), source);
         }
-        if self.abroad.is_dead(owner) {
+        if self.admitting.abroad.is_dead(owner) {
             return OVERLOAD;
         }
-        self.metrics.owner_asked.add(1);
-        self.outbox.post(owner, ShardMessage::Ask { from: self.index, token, source });
+        self.cx.metrics.owner_asked.add(1);
+        self.mesh.outbox.post(owner, ShardMessage::Ask { from: self.index, token, source });
         Verdict::Deferred
     }
 
@@ -65,91 +78,52 @@ impl<E: Environment> Shard<E> {
     }
 
     fn judge(&mut self, asker: Asker, source: SourceKey) -> Verdict {
-        if !self.phase.accepts() {
+        if !self.cx.shutdown.phase.accepts() {
             return DRAINING;
         }
-        let verdict = self.admission.admit(source, self.now.ns());
+        let verdict = self.admitting.admission.admit(source, self.cx.clock.now.ns());
         if verdict == Verdict::Deferred {
-            if self.deferred.len() >= limits::DEFERRED {
+            if self.admitting.deferred.len() >= limits::DEFERRED {
                 return OVERLOAD;
             }
-            self.metrics.admission_deferred.add(1);
-            self.deferred.push_back((asker, source));
+            self.cx.metrics.admission_deferred.add(1);
+            self.admitting.deferred.push_back((asker, source));
         }
         verdict
     }
 
     fn answer(&mut self, shard: usize, token: Token, source: SourceKey, verdict: Verdict) {
-        if verdict == Verdict::Admitted && !self.abroad.lend(shard) {
-            return self.admission.released(source, self.now.ns());
+        if verdict == Verdict::Admitted && !self.admitting.abroad.lend(shard) {
+            return self.admitting.admission.released(source, self.cx.clock.now.ns());
         }
-        self.outbox.post(shard, ShardMessage::Verdict { token, source, verdict });
+        self.mesh.outbox.post(shard, ShardMessage::Verdict { token, source, verdict });
     }
 
     /// The owner of `source` has answered a question of this shard.
     pub(super) fn on_owner_verdict(&mut self, token: Token, source: SourceKey, verdict: Verdict) {
         if verdict == Verdict::Admitted {
-            self.abroad.welcome(self.owners.of(source));
+            self.admitting.abroad.welcome(self.admitting.owners.of(source));
         }
-        if self.is_awaiting(token) {
-            self.on_verdict(token, verdict);
-        } else if verdict == Verdict::Admitted {
-            self.release(source); // it did not wait
-        }
+        self.give_verdict(token, source, verdict);
     }
 
-    /// Whether a connection that waits is admitted is known now.
-    pub(super) fn on_verdict(&mut self, token: Token, verdict: Verdict) {
-        match verdict {
-            Verdict::Deferred => {}
-            Verdict::Admitted => {
-                self.note_admitted(token);
-                if let Some(kept) = self.heads.take(token.slot) {
-                    self.on_kept_head(token, kept);
-                } else if !self.place(token) {
-                    self.listen_for_request(token);
-                }
-            }
-            Verdict::Refused { reason, retry_after_ms } => {
-                self.note_refused(token, reason);
-                let Some(kept) = self.heads.take(token.slot) else {
-                    return self.turn_away_unread(token, reason, retry_after_ms);
-                };
-                self.heads.forget(token.slot);
-                self.turn_away(token, reason, retry_after_ms, &kept);
-                self.listen_again(token, Listen::Idle);
-            }
+    /// Asks whether a connection of `source` is admitted, and tells it.
+    pub(super) fn admit(&mut self, id: Token, source: SourceKey) {
+        let verdict = self.ask_admission(id, source);
+        self.give_verdict(id, source, verdict);
+    }
+
+    /// Whether a connection that waits is admitted is known now. What it does not need any more
+    /// goes back.
+    pub(super) fn give_verdict(&mut self, id: Token, source: SourceKey, verdict: Verdict) {
+        let is_admitted = verdict == Verdict::Admitted;
+        // Only the owner of its source can say where else it is.
+        let may_go = is_admitted && self.admitting.owners.of(source) == self.index;
+        let to = if may_go { self.lighter_shard() } else { None };
+        let reply = self.with_connection(id, Event::Verdict { verdict, to });
+        if is_admitted && matches!(reply, Reply::Gone | Reply::Passed) {
+            self.release(source);
         }
-    }
-
-    /// The request follows at once, or is there: a receive costs one operation, a watch would cost
-    /// three.
-    pub(super) fn listen_for_request(&mut self, token: Token) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        connection.in_flight.begin(InFlight::RECEIVE);
-        let wait = !self.accepting.is_behind();
-        self.ring.start(Operation::Receive { token, wait });
-    }
-
-    pub(super) fn note_admitted(&mut self, token: Token) {
-        if let Some(connection) = self.connections.get_mut(token) {
-            connection.state = State::Handshake;
-            connection.facts.note(Facts::ADMITTED);
-        }
-    }
-
-    pub(super) fn note_refused(&mut self, token: Token, reason: RefusalReason) {
-        self.metrics.admission_refused[reason.index()].add(1);
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        self.refusing.most_refused.count(connection.source, reason, self.now.ns());
-        debug!(
-            slot = token.slot,
-            source = %connection.source,
-            port = connection.port,
-            provenance = connection.facts.provenance().label(),
-            reason = reason.label(),
-            "connection refused"
-        );
     }
 
     fn is_awaiting(&mut self, token: Token) -> bool {
@@ -158,65 +132,70 @@ impl<E: Environment> Shard<E> {
 
     /// A connection that was booked has ended.
     pub(super) fn release(&mut self, source: SourceKey) {
-        let owner = self.owners.of(source);
+        let owner = self.admitting.owners.of(source);
         if owner == self.index {
-            self.admission.released(source, self.now.ns());
-        } else if self.abroad.farewell(owner) {
-            self.outbox.ended(owner, source);
+            self.admitting.admission.released(source, self.cx.clock.now.ns());
+        } else if self.admitting.abroad.farewell(owner) {
+            self.mesh.outbox.ended(owner, source);
         }
     }
 
     /// Connections that are booked here have ended on another shard.
     pub(super) fn on_ended(&mut self, from: usize, sources: &[SourceKey]) {
         for source in sources {
-            if self.abroad.ended(from) {
-                self.admission.released(*source, self.now.ns());
+            if self.admitting.abroad.ended(from) {
+                self.admitting.admission.released(*source, self.cx.clock.now.ns());
             }
         }
     }
 
     /// Another shard has died: its connections are closed, and its sources have no owner.
     pub(super) fn on_death(&mut self, shard: usize) {
-        let lost = self.abroad.on_death(shard);
-        self.admission.leases_mut().release(lost);
+        let lost = self.admitting.abroad.on_death(shard);
+        self.admitting.admission.leases_mut().release(lost);
         warn!(shard = self.index, dead = shard, lost, "a shard has died; its places are free");
-        for slot in 0..self.connections.end() {
-            let Some(token) = self.connections.token(slot) else { continue };
-            if !self.is_awaiting(token) {
-                continue;
-            }
-            let source = self.connections.get_mut(token).map(|connection| connection.source);
-            if source.is_some_and(|source| self.owners.of(source) == shard) {
-                self.on_verdict(token, OVERLOAD);
-            }
+        for (id, source) in self.awaiting_of(shard) {
+            self.give_verdict(id, source, OVERLOAD);
         }
         self.forget_arrivals(shard);
+    }
+
+    /// Connections that wait for a verdict of an owner.
+    fn awaiting_of(&self, owner: usize) -> Vec<(Token, SourceKey)> {
+        let slots = 0..self.connections.end();
+        let awaiting = slots.filter_map(|slot| {
+            let connection = self.connections.slot(slot)?;
+            let is_awaiting = connection.state == State::Awaiting;
+            is_awaiting.then_some((self.connections.token(slot)?, connection.source))
+        });
+        awaiting.filter(|(_, source)| self.admitting.owners.of(*source) == owner).collect()
     }
 
     /// Judges those who wait once more if there is something to judge by, and tells the
     /// coordinator what this shard needs or can spare.
     pub(super) fn go_on_admitting(&mut self) {
-        let paused = self.deferred.len() >= limits::DEFERRED_PAUSE;
-        for _ in 0..self.deferred.len() {
-            let knows = self.admission.leases().room(self.now.ns()) != Room::Unknown;
-            if !knows && self.phase.accepts() {
+        let paused = self.admitting.deferred.len() >= limits::DEFERRED_PAUSE;
+        for _ in 0..self.admitting.deferred.len() {
+            let knows =
+                self.admitting.admission.leases().room(self.cx.clock.now.ns()) != Room::Unknown;
+            if !knows && self.cx.shutdown.phase.accepts() {
                 break;
             }
-            let Some((asker, source)) = self.deferred.pop_front() else { break };
+            let Some((asker, source)) = self.admitting.deferred.pop_front() else { break };
             self.judge_again(asker, source);
         }
         if paused {
             self.begin_accepting();
         }
         self.talk_about_budget(false);
-        self.outbox.go_on();
+        self.mesh.outbox.go_on();
     }
 
     fn judge_again(&mut self, asker: Asker, source: SourceKey) {
         match asker {
             Asker::Here(token) if self.is_awaiting(token) => {
                 let verdict = self.judge(asker, source);
-                self.on_verdict(token, verdict);
+                self.give_verdict(token, source, verdict);
             }
             Asker::Here(_) => {}
             Asker::There { shard, token } => self.on_ask(shard, token, source),
@@ -225,24 +204,24 @@ impl<E: Environment> Shard<E> {
 
     /// At a tick it is also said what has been spent.
     pub(super) fn talk_about_budget(&mut self, tick: bool) {
-        let deferred = self.deferred.len() as u32;
-        let leases = self.admission.leases_mut();
+        let deferred = self.admitting.deferred.len() as u32;
+        let leases = self.admitting.admission.leases_mut();
         // What the coordinator has no room for is said in the next turn.
-        if let Some(say) = leases.to_say(deferred, tick, self.now.ns())
-            && self.commands.try_send(Command::Budget { shard: self.index, say }).is_ok()
+        if let Some(say) = leases.to_say(deferred, tick, self.cx.clock.now.ns())
+            && self.mesh.commands.try_send(Command::Budget { shard: self.index, say }).is_ok()
         {
             leases.said(&say);
         }
-        if let Some((dead, left)) = self.abroad.to_say() {
+        if let Some((dead, left)) = self.admitting.abroad.to_say() {
             let orphans = Command::Orphans { shard: self.index, dead, left };
-            if self.commands.try_send(orphans).is_ok() {
-                self.abroad.said(dead);
+            if self.mesh.commands.try_send(orphans).is_ok() {
+                self.admitting.abroad.said(dead);
             }
         }
-        let leases = self.admission.leases();
-        self.metrics.admitted.set(leases.used().into());
-        self.metrics.slots_granted.set(leases.granted().into());
-        self.metrics.tokens_held.set(leases.tokens().into());
-        self.metrics.slots_reclaimed.set(leases.reclaimed());
+        let leases = self.admitting.admission.leases();
+        self.cx.metrics.admitted.set(leases.used().into());
+        self.cx.metrics.slots_granted.set(leases.granted().into());
+        self.cx.metrics.tokens_held.set(leases.tokens().into());
+        self.cx.metrics.slots_reclaimed.set(leases.reclaimed());
     }
 }

@@ -6,7 +6,7 @@
 //! Invariant: a slot is vacant exactly when its last completion has been taken.
 
 use crate::chunks::Chunks;
-use crate::connection::{Connection, State};
+use crate::connection::{Connection, Life, State};
 use crate::ring::{FileSlot, Token};
 
 /// The connections of one shard.
@@ -40,14 +40,15 @@ impl Connections {
     /// The connection that `token` names, if that life of the slot is still going on.
     #[inline]
     pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut Connection> {
-        self.slot_mut(token.slot)
-            .filter(|connection| connection.is_live() && connection.generation == token.generation)
+        self.slot_mut(token.slot).filter(|connection| {
+            connection.is_live() && connection.life.generation() == token.generation
+        })
     }
 
     /// The token of the life that goes on in `slot`, if any.
     pub(crate) fn token(&self, slot: FileSlot) -> Option<Token> {
         let connection = self.slot(slot)?;
-        connection.is_live().then(|| Token::new(slot, connection.generation))
+        connection.is_live().then(|| Token::new(slot, connection.life.generation()))
     }
 
     /// Begins a new life of `slot` in `state`.
@@ -57,8 +58,9 @@ impl Connections {
         }
         let connection = &mut self.slots[slot];
         debug_assert!(!connection.is_live(), "the kernel gave a descriptor that is in use");
-        let generation = Token::next_generation(connection.generation);
-        *connection = Connection { generation, state, ..Connection::default() };
+        let generation = Token::next_generation(connection.life.generation());
+        let life = Life::of_generation(generation);
+        *connection = Connection { life, state, ..Connection::default() };
         self.live += 1;
         (Token::new(slot, generation), connection)
     }
@@ -66,8 +68,8 @@ impl Connections {
     /// Ends the life of `slot`; the generation stays behind.
     pub(crate) fn end_life(&mut self, slot: FileSlot) {
         if let Some(connection) = self.slot_mut(slot).filter(|connection| connection.is_live()) {
-            let generation = connection.generation;
-            *connection = Connection { generation, ..Connection::default() };
+            let life = Life::of_generation(connection.life.generation());
+            *connection = Connection { life, ..Connection::default() };
             self.live -= 1;
         }
     }

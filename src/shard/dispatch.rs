@@ -1,13 +1,16 @@
-//! Each completion goes to one file. One for a life of a slot that is over is dropped here.
+//! Each completion goes to whom it concerns.
 
 use super::Shard;
+use super::machine::{Event, Reply};
 use crate::environment::Environment;
 use crate::ring::{Completion, Operation, Outcome, Ring};
 
 impl<E: Environment> Shard<E> {
+    /// Hands a completion to whom it concerns. One for a life of a connection that is over is
+    /// dropped.
     pub(super) fn dispatch(&mut self, completion: Completion) {
         let Completion { token, outcome } = completion;
-        match outcome {
+        let event = match outcome {
             Outcome::Accepted(result) => return self.on_accept(result),
             Outcome::HandedHere { from, slot } => return self.on_handed_here(from, token, slot),
             Outcome::Woken => return self.ring.start(Operation::Wake),
@@ -15,28 +18,24 @@ impl<E: Environment> Shard<E> {
             Outcome::Ticked { lasts: false } => return self.start_ticking(),
             // A server opens, binds and connects nothing.
             Outcome::Opened(_) | Outcome::Bound(_) | Outcome::Connected(_) => return,
-            _ => {}
-        }
-        if self.connections.get_mut(token).is_none() {
-            self.metrics.stale_completions.add(1);
-            if let Outcome::Received { result: Ok(Some(received)), .. } = outcome {
-                self.ring.give_back(received);
-            } else if let Outcome::Sent(_, batch) = outcome {
-                self.output.release(batch.held_bytes());
+            Outcome::Received { result: Ok(Some(received)), lasts } => {
+                return self.on_received(token, received, lasts);
             }
-            return;
-        }
-        match outcome {
-            Outcome::Readable(result) => self.on_readable(token, result),
-            Outcome::Received { result, lasts } => self.on_received(token, result, lasts),
-            Outcome::Calmed(result) => self.on_calmed(token, result),
-            Outcome::Sent(result, batch) => self.on_sent(token, result, batch),
-            Outcome::Unacknowledged(result) => self.on_unacknowledged(token, result),
-            Outcome::Cut(result) => self.on_cut(token, result),
-            Outcome::HalfClosed => self.on_half_closed(token),
-            Outcome::HandedOver { to, result } => self.on_handed_over(token, to, result),
-            Outcome::Closed => self.on_closed(token),
-            _ => {}
+            Outcome::Received { result: Ok(None), lasts } => Event::EndOfStream { lasts },
+            Outcome::Received { result: Err(errno), lasts } => {
+                Event::ReceiveFailed { errno, lasts }
+            }
+            Outcome::Readable(result) => Event::Readable(result),
+            Outcome::Calmed(result) => Event::ReceiveCancelled(result),
+            Outcome::Sent(result, batch) => Event::Sent(result, batch),
+            Outcome::Unacknowledged(result) => Event::Unacknowledged(result),
+            Outcome::Cut(result) => Event::Reset(result),
+            Outcome::HalfClosed => Event::HalfClosed,
+            Outcome::HandedOver { to, result } => Event::SentTo { to, result },
+            Outcome::Closed => Event::Closed,
+        };
+        if self.with_connection(token, event) == Reply::Gone {
+            self.cx.metrics.stale_completions.add(1);
         }
     }
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shard;
-use super::admitting::DRAINING;
-use super::on_close::Goodbye;
+use super::machine::context::DrainTerms;
+use super::machine::{Event, Notice, Reply};
 use super::outflow::Outflow;
-use crate::admission::RefusalReason;
+use super::staying::Staying;
 use crate::clock::Now;
-use crate::close_reason::{CloseReason, DrainOutcome};
+use crate::close_reason::DrainOutcome;
 use crate::connection::deadline::Deadlines;
 use crate::connection::{Connection, Facts, State};
 use crate::coordinator::command::Command;
@@ -23,7 +23,7 @@ use crate::coordinator::phase::Phase;
 use crate::environment::Environment;
 use crate::limits;
 use crate::mesh::message::{DrainOrder, PhaseOrder};
-use crate::ring::{FileSlot, Frame, Ring, Token};
+use crate::ring::{FileSlot, Ring, Token};
 use crate::tables::Queue;
 
 /// While connections leave at a pace the shard comes round at least this often.
@@ -63,6 +63,13 @@ pub(super) struct Drain {
     end: FileSlot,
 }
 
+/// The drain that is under way, and the way through the connections of one that was cancelled.
+#[derive(Debug, Default)]
+pub(super) struct Draining {
+    pub(super) drain: Option<Drain>,
+    pub(super) cancelled: Option<Staying>,
+}
+
 impl Drain {
     /// True while there is something to do that does not wait for time or clients.
     pub(super) fn has_work(&self) -> bool {
@@ -92,25 +99,18 @@ impl Drain {
         self.order = order;
     }
 
-    /// What every connection is told at its turn.
-    fn goodbye(&self) -> Goodbye<'static> {
-        Goodbye {
-            reason: CloseReason::Shutdown,
-            code: self.order.close_code,
-            text: "server shutdown",
-        }
+    /// What its connections have to know of it.
+    fn terms(&self) -> DrainTerms {
+        let forcing_at_ms = if self.forcing_since.is_some() { 0 } else { self.order.forcing_at_ms };
+        DrainTerms { close_patience: Deadlines::ticks(self.order.close_timeout_ms), forcing_at_ms }
     }
 
-    /// How long the answer to a Close is awaited, in ticks.
-    pub(super) fn close_patience(&self) -> u32 {
-        Deadlines::ticks(self.order.close_timeout_ms)
-    }
-
-    /// Until what is left is forced, in milliseconds.
-    pub(super) fn left_ms(&self, now: Now) -> u64 {
-        match self.forcing_since {
-            Some(_) => 0,
-            None => self.order.forcing_at_ms.saturating_sub(now.ms()),
+    /// What the next connection is told.
+    fn notice(&self) -> Notice<'_> {
+        Notice {
+            reason: &self.order.reason,
+            reconnect_after_ms: self.next_slot_ms(),
+            reconnect_to: self.order.reconnect_to.as_deref(),
         }
     }
 
@@ -130,17 +130,39 @@ impl Drain {
     }
 }
 
+/// Marks a connection that is there when the drain begins; false if it is none of the drain's.
+fn mark(connection: &mut Connection) -> bool {
+    let is_counted = match connection.state {
+        State::Handshake
+        | State::Open
+        | State::Closing
+        | State::Flushing
+        | State::Lingering
+        | State::Ending => connection.facts.has(Facts::ADMITTED),
+        State::Vacant
+        | State::Unadmitted
+        | State::Awaiting
+        | State::TurnedAway
+        | State::Leaving
+        | State::Arriving => false,
+    };
+    if is_counted {
+        connection.facts.note(Facts::DRAINED);
+    }
+    is_counted
+}
+
 impl<E: Environment> Shard<E> {
     /// The server has entered a phase.
     pub(super) fn enter(&mut self, order: PhaseOrder) {
-        if order.epoch <= self.metrics.epoch.get() {
+        if order.epoch <= self.cx.metrics.epoch.get() {
             return self.acknowledge(order.epoch); // sent again: the answer was lost
         }
-        self.phase = order.phase;
+        self.cx.shutdown.phase = order.phase;
         self.take_drain_order(&order);
         // Read anew: time that this turn has taken so far is not the clients'.
         let now = self.environment.now();
-        if let Some(drain) = &mut self.drain {
+        if let Some(drain) = &mut self.draining.drain {
             match order.phase {
                 Phase::Draining => {
                     drain.closing = true;
@@ -155,25 +177,26 @@ impl<E: Environment> Shard<E> {
                 _ => {}
             }
         }
-        self.metrics.epoch.set(order.epoch);
+        self.cx.shutdown.terms = self.draining.drain.as_ref().map(Drain::terms);
+        self.cx.metrics.epoch.set(order.epoch);
         self.acknowledge(order.epoch);
     }
 
     /// Begins a drain, changes the one that is under way, or ends it because it was cancelled.
     fn take_drain_order(&mut self, order: &PhaseOrder) {
-        let of_now = self.drain.as_ref().map(|drain| drain.order.number);
+        let of_now = self.draining.drain.as_ref().map(|drain| drain.order.number);
         let wanted = order.drain.as_ref().map(|order| order.number);
         // The order that took back the last drain may have been replaced by that of the next.
         let is_another = wanted.is_some() && of_now != wanted;
         if (order.phase.accepts() || is_another)
-            && let Some(cancelled) = self.drain.take()
+            && let Some(cancelled) = self.draining.drain.take()
         {
             self.begin_staying(&cancelled);
         }
         if order.phase.accepts() {
             return;
         }
-        match (&mut self.drain, &order.drain) {
+        match (&mut self.draining.drain, &order.drain) {
             (None, drain) => self.begin_drain(drain.clone().unwrap_or_default()),
             (Some(drain), Some(order)) => drain.obey(Arc::clone(order)),
             (Some(_), None) => {}
@@ -182,42 +205,27 @@ impl<E: Environment> Shard<E> {
 
     fn acknowledge(&self, epoch: u64) {
         // If the coordinator's inbox is full it asks again.
-        let _ = self.commands.try_send(Command::ShardAcknowledged { shard: self.index, epoch });
+        let _ =
+            self.mesh.commands.try_send(Command::ShardAcknowledged { shard: self.index, epoch });
     }
 
     /// Marks who is there, and refuses those who are still in their handshake.
     fn begin_drain(&mut self, order: Arc<DrainOrder>) {
         self.settle_cancelled();
-        self.farewells.renew();
+        self.cx.shutdown.log.renew();
         let mut total = 0;
         for slot in 0..self.connections.end() {
-            let Some(token) = self.connections.token(slot) else { continue };
-            let Some(connection) = self.connections.get_mut(token) else { continue };
-            match connection.state {
-                State::Unadmitted => {
-                    self.turn_away_unadmitted(token);
-                    continue;
-                }
-                State::Awaiting => {
-                    self.on_verdict(token, DRAINING);
-                    continue;
-                }
-                State::TurnedAway | State::Leaving | State::Arriving => continue,
-                _ if !connection.facts.has(Facts::ADMITTED) => continue,
-                _ => {}
-            }
-            connection.facts.note(Facts::DRAINED);
-            total += 1;
-            if connection.state == State::Handshake {
-                connection.reason = Some(CloseReason::HandshakeRefused);
-                let refusal = RefusalReason::Draining.to_refusal(limits::RETRY_AFTER_MS);
-                self.refuse(token, &refusal, false);
+            let Some(id) = self.connections.token(slot) else { continue };
+            total += u64::from(self.connections.slot_mut(slot).is_some_and(mark));
+            let is_open = |connection: &Connection| connection.state == State::Open;
+            if !self.connections.slot(slot).is_some_and(is_open) {
+                self.with_connection(id, Event::RefusingBegins);
             }
         }
-        self.metrics.drain_started_with.set(total);
-        self.metrics.drain_noticed.set(0);
-        self.metrics.drain_all_noticed.set(0);
-        self.drain = Some(Drain {
+        self.cx.metrics.drain_started_with.set(total);
+        self.cx.metrics.drain_noticed.set(0);
+        self.cx.metrics.drain_all_noticed.set(0);
+        self.draining.drain = Some(Drain {
             order,
             total,
             left: total,
@@ -239,14 +247,14 @@ impl<E: Environment> Shard<E> {
     }
 
     pub(super) fn on_drained(&mut self, outcome: DrainOutcome) {
-        self.metrics.drain_outcomes[outcome.index()].add(1);
-        if let Some(drain) = &mut self.drain {
+        self.cx.metrics.drain_outcomes[outcome.index()].add(1);
+        if let Some(drain) = &mut self.draining.drain {
             drain.left = drain.left.saturating_sub(1);
         }
     }
 
     pub(super) fn go_on_draining(&mut self) {
-        let Some(mut drain) = self.drain.take() else { return };
+        let Some(mut drain) = self.draining.drain.take() else { return };
         let more_to_end = match drain.forcing_since {
             None => self.close_at_pace(&mut drain),
             Some(since) => self.force(&mut drain, since),
@@ -254,89 +262,75 @@ impl<E: Environment> Shard<E> {
         // Whose turn it is already hears everything at once.
         drain.has_work = more_to_end || self.send_notices(&mut drain);
         if drain.left == 0 && !drain.reported {
-            let epoch = self.metrics.epoch.get();
+            let epoch = self.cx.metrics.epoch.get();
             let drained = Command::ShardDrained { shard: self.index, epoch };
-            drain.reported = self.commands.try_send(drained).is_ok();
+            drain.reported = self.mesh.commands.try_send(drained).is_ok();
         }
-        self.drain = Some(drain);
+        self.draining.drain = Some(drain);
     }
 
     /// True if there are more to send at once.
     fn send_notices(&mut self, drain: &mut Drain) -> bool {
         for _ in 0..limits::VISITS_PER_TURN {
             if drain.notice_next >= drain.end {
-                self.metrics.drain_all_noticed.set(1);
+                self.cx.metrics.drain_all_noticed.set(1);
                 return false;
             }
-            let token = self.connections.token(drain.notice_next);
+            let id = self.connections.token(drain.notice_next);
             drain.notice_next += 1;
-            if let Some(token) = token.filter(|token| self.is_drained_and_open(*token)) {
-                let mut notice = self.spare_buffer();
-                self.notice(drain, &mut notice);
-                self.send(token, Frame::Own(notice));
+            if let Some(id) = id
+                && self.with_connection(id, Event::Notice(drain.notice())) == Reply::Done
+            {
+                self.note_noticed(drain);
             }
         }
         true
     }
 
-    /// The notice of one connection, which is counted as noticed.
-    fn notice(&mut self, drain: &mut Drain, out: &mut Vec<u8>) {
-        self.write_notice(drain, out);
+    fn note_noticed(&mut self, drain: &mut Drain) {
         drain.noticed += 1;
-        self.metrics.drain_noticed.add(1);
-    }
-
-    pub(super) fn is_drained_and_open(&mut self, token: Token) -> bool {
-        self.connections.get_mut(token).is_some_and(|connection| {
-            connection.state == State::Open && connection.facts.has(Facts::DRAINED)
-        })
+        self.cx.metrics.drain_noticed.add(1);
     }
 
     /// True if more may be closed at once.
     fn close_at_pace(&mut self, drain: &mut Drain) -> bool {
-        let allowed = drain.allowance(self.now);
-        let patient = self.now.ms() < drain.order.patience_until_ms;
+        let allowed = drain.allowance(self.cx.clock.now);
+        let patient = self.cx.clock.now.ms() < drain.order.patience_until_ms;
         for _ in 0..drain.in_message.len().min(limits::VISITS_PER_TURN) {
-            let Some(token) = drain.in_message.pop_front() else { break };
-            if !self.say_goodbye(token, drain, patient) {
-                drain.in_message.push_back(token);
+            let Some(id) = drain.in_message.pop_front() else { break };
+            if self.say_goodbye(id, drain, patient) == Reply::Later {
+                drain.in_message.push_back(id);
             }
         }
         for _ in 0..limits::VISITS_PER_TURN {
             if drain.close_next >= drain.end || drain.told >= allowed {
                 return !patient && !drain.in_message.is_empty();
             }
-            let token = self.connections.token(drain.close_next);
+            let id = self.connections.token(drain.close_next);
             drain.close_next += 1;
-            let Some(token) = token.filter(|token| self.is_drained_and_open(*token)) else {
-                continue;
-            };
-            drain.told += 1;
-            if !self.say_goodbye(token, drain, patient) {
-                drain.in_message.push_back(token);
+            let Some(id) = id else { continue };
+            match self.say_goodbye(id, drain, patient) {
+                Reply::Done => drain.told += 1,
+                Reply::Later => {
+                    drain.told += 1;
+                    drain.in_message.push_back(id);
+                }
+                Reply::Gone | Reply::Passed | Reply::Settled(_) => {}
             }
         }
         true
     }
 
-    /// Bye and Close, and before them the notice if it has not been sent: one send and one segment,
-    /// where each more is a fifth of what it costs to let a connection go. False if the client is in
-    /// the middle of a message and there is time to let it finish.
-    fn say_goodbye(&mut self, token: Token, drain: &mut Drain, patient: bool) -> bool {
-        if !self.is_drained_and_open(token) {
-            return true;
+    /// Bye and Close, and before them the notice if it has not been sent.
+    fn say_goodbye(&mut self, id: Token, drain: &mut Drain, patient: bool) -> Reply {
+        let is_new = id.slot >= drain.notice_next;
+        let notice = is_new.then(|| drain.notice());
+        let close_code = drain.order.close_code;
+        let reply = self.with_connection(id, Event::Goodbye { notice, close_code, patient });
+        if is_new && reply == Reply::Done {
+            self.note_noticed(drain);
         }
-        let Some(connection) = self.connections.get_mut(token) else { return true };
-        if patient && connection.is_mid_message() {
-            return false;
-        }
-        let mut last_words = self.spare_buffer();
-        if token.slot >= drain.notice_next {
-            self.notice(drain, &mut last_words);
-        }
-        self.write_bye(token, &mut last_words);
-        self.begin_close_after(last_words, token, &drain.goodbye());
-        true
+        reply
     }
 
     /// Everybody is told at once, and cut a moment later. True if there are more of them.
@@ -345,56 +339,44 @@ impl<E: Environment> Shard<E> {
             if drain.goodbye_next >= drain.end {
                 break;
             }
-            if let Some(token) = self.connections.token(drain.goodbye_next) {
-                self.say_goodbye(token, drain, false);
-                self.shorten_goodbye(token);
+            if let Some(id) = self.connections.token(drain.goodbye_next) {
+                self.say_goodbye(id, drain, false);
+                self.with_connection(id, Event::OnlyClose);
             }
             drain.goodbye_next += 1;
         }
-        if self.now.since(since) < Duration::from_millis(drain.order.last_moment_ms) {
+        if self.cx.clock.now.since(since) < Duration::from_millis(drain.order.last_moment_ms) {
             return drain.goodbye_next < drain.end;
         }
         for _ in 0..limits::VISITS_PER_TURN {
             if drain.cut_next >= drain.end {
                 return false;
             }
-            let token = self.connections.token(drain.cut_next);
-            drain.cut_next += 1;
-            let drained = |c: &mut Connection| c.facts.has(Facts::DRAINED);
-            if let Some(token) = token
-                && self.connections.get_mut(token).is_some_and(drained)
-            {
-                self.cut(token, CloseReason::Shutdown);
+            if let Some(id) = self.connections.token(drain.cut_next) {
+                self.with_connection(id, Event::DrainCut);
             }
+            drain.cut_next += 1;
         }
         true
     }
 
-    /// There is no time for messages any more.
-    fn shorten_goodbye(&mut self, token: Token) {
-        let told = |c: &mut Connection| {
-            c.facts.has(Facts::DRAINED)
-                && c.facts.has(Facts::CLOSE_SENT)
-                && matches!(c.state, State::Closing | State::Flushing)
-        };
-        if self.connections.get_mut(token).is_some_and(told) {
-            self.leave_only_close(token);
-        }
-    }
-
     /// Counts whoever is left when the shard ends: closing its ring cuts them.
     pub fn account_for_rest(&mut self) {
-        let left = self.drain.as_ref().map_or(0, |drain| drain.left);
+        let left = self.draining.drain.as_ref().map_or(0, |drain| drain.left);
         (0..left).for_each(|_| self.on_drained(DrainOutcome::Forced));
-        self.let_go_of_all_sessions();
+        for slot in self.cx.sessions.slots() {
+            if let Some(id) = self.connections.token(slot) {
+                self.with_connection(id, Event::ShardEnds);
+            }
+        }
     }
 
     /// True when the coordinator has ended the shard and the backlog is empty: whoever was
     /// waiting has been told 503.
     pub fn is_finished(&self) -> bool {
-        let Some(drain) = &self.drain else { return false };
+        let Some(drain) = &self.draining.drain else { return false };
         let Some(since) = drain.stopping_since else { return false };
-        let waited_ms = self.now.since(since).as_millis() as u64;
+        let waited_ms = self.cx.clock.now.since(since).as_millis() as u64;
         let all_gone = self.connections.live() == 0 && self.ring.backlog_is_empty();
         let arrived = waited_ms >= LAST_ARRIVALS_MS.min(drain.order.last_answers_ms);
         arrived && all_gone || waited_ms >= drain.order.last_answers_ms

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Shard;
+use super::machine::Event;
 use crate::channels::registry::Visit;
-use crate::connection::{InFlight, State};
 use crate::environment::Environment;
 use crate::limits;
 use crate::metrics::ShardMetrics;
-use crate::ring::{FileSlot, Frame, Token};
+use crate::ring::{FileSlot, Token};
 use crate::websocket::deflate::{Outgoing, Window};
 
 /// A publication on its way to the connections of this shard.
@@ -23,7 +23,7 @@ pub(super) struct FanOut {
 
 /// One publication in the forms in which it is sent.
 #[derive(Debug)]
-struct Publication {
+pub(super) struct Publication {
     plain: Rc<Arc<[u8]>>,
     deflated: Deflated,
 }
@@ -42,7 +42,7 @@ impl Publication {
     }
 
     /// The form for a connection that has negotiated this.
-    fn for_window(
+    pub(super) fn for_window(
         &mut self,
         window: Option<Window>,
         outgoing: &mut Outgoing,
@@ -78,9 +78,9 @@ enum Audience {
 
 impl<E: Environment> Shard<E> {
     pub(super) fn fan_out_to_channel(&mut self, channel: &str, frame: Arc<[u8]>) {
-        if let Some(visit) = self.registry.begin_visit(channel) {
+        if let Some(visit) = self.cx.registry.begin_visit(channel) {
             let publication = Publication::new(frame);
-            self.output.publish(&publication.plain);
+            self.cx.budgets.output.publish(&publication.plain);
             self.fan_outs.push_back(FanOut { publication, to: Audience::Channel(visit) });
         }
     }
@@ -88,12 +88,12 @@ impl<E: Environment> Shard<E> {
     pub(super) fn fan_out_to_everybody(&mut self, frame: Arc<[u8]>) {
         let to = Audience::Everybody { next: 0 };
         let publication = Publication::new(frame);
-        self.output.publish(&publication.plain);
+        self.cx.budgets.output.publish(&publication.plain);
         self.fan_outs.push_back(FanOut { publication, to });
     }
 
     pub(super) fn go_on_fanning_out(&mut self) {
-        self.registry.close_some_holes(limits::VISITS_PER_TURN);
+        self.cx.registry.close_some_holes(limits::VISITS_PER_TURN);
         let mut visits = limits::VISITS_PER_TURN;
         while let Some(mut fan_out) = self.fan_outs.pop_front() {
             if !self.go_on_with(&mut fan_out, &mut visits) {
@@ -109,7 +109,10 @@ impl<E: Environment> Shard<E> {
         while *visits > 0 {
             *visits -= 1;
             match self.next_of(&mut fan_out.to) {
-                Some(Some(token)) => self.deliver(token, &mut fan_out.publication),
+                Some(Some(token)) => {
+                    let publication = &mut fan_out.publication;
+                    self.with_connection(token, Event::Publication(publication));
+                }
                 Some(None) => {}
                 None => return true,
             }
@@ -121,7 +124,7 @@ impl<E: Environment> Shard<E> {
     /// end.
     fn next_of(&mut self, audience: &mut Audience) -> Option<Option<Token>> {
         let slot = match audience {
-            Audience::Channel(visit) => self.registry.visit(visit)?,
+            Audience::Channel(visit) => self.cx.registry.visit(visit)?,
             Audience::Everybody { next } if *next < self.connections.end() => {
                 *next += 1;
                 *next - 1
@@ -129,24 +132,5 @@ impl<E: Environment> Shard<E> {
             Audience::Everybody { .. } => return None,
         };
         Some(self.connections.token(slot))
-    }
-
-    /// Queues a publication for one connection, unless it is leaving.
-    fn deliver(&mut self, token: Token, publication: &mut Publication) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        if connection.state != State::Open {
-            return;
-        }
-        let window = connection.facts.window();
-        let frame = publication.for_window(window, &mut self.effects.outgoing, &self.metrics);
-        let queued = connection.queued_bytes();
-        let limit = self.settings.max_queued_bytes;
-        if connection.in_flight.has(InFlight::SEND) && queued + frame.len() > limit && queued > 0 {
-            return self.give_up_on_reader(token);
-        }
-        self.metrics.messages_sent.add(1);
-        let frame = Frame::Shared(Rc::clone(frame));
-        self.send(token, frame);
-        self.look_at_output();
     }
 }

@@ -1,19 +1,12 @@
-//! What clients hear of a drain: the notice with their slot, the goodbye before Close, and that the
-//! server stays after all. And what the log hears of each of them: the first few of each kind at
-//! INFO, the others at DEBUG, because there can be a million (rule 9; the coordinator logs how many
-//! there are each second).
+//! What the log hears of the connections that a drain lets go: the first few of each kind at INFO,
+//! the others at DEBUG, because there can be a million (rule 9; the coordinator logs how many there
+//! are each second).
 
-use serde_json::json;
 use tracing::{debug, info, warn};
 
-use super::Shard;
-use super::drain::Drain;
 use crate::admission::SourceKey;
 use crate::close_reason::DrainOutcome;
-use crate::environment::Environment;
 use crate::limits::DRAIN_SAMPLE;
-use crate::ring::{Frame, Token};
-use crate::websocket::{Data, OpCode, frame};
 
 /// How many lines of each kind this shard may still write.
 #[derive(Clone, Copy, Debug)]
@@ -55,62 +48,27 @@ macro_rules! sampled {
     };
 }
 
-impl<E: Environment> Shard<E> {
-    /// `server.shutdown`, with the time to come back (D22).
-    pub(super) fn write_notice(&self, drain: &Drain, out: &mut Vec<u8>) {
-        let mut notice = json!({
-            "type": "server.shutdown",
-            "reason": drain.order.reason,
-            "reconnect_after_ms": drain.next_slot_ms(),
-        });
-        if let Some(address) = &drain.order.reconnect_to {
-            notice["reconnect_to"] = address.as_str().into();
-        }
-        self.write_text(&notice.to_string(), out);
-    }
-
-    /// What takes a notice back: the server stays, and so may the client.
-    pub(super) fn send_reassurance(&mut self, token: Token) {
-        let mut bytes = self.spare_buffer();
-        self.write_text(r#"{"type":"server.shutdown_cancelled"}"#, &mut bytes);
-        self.send(token, Frame::Own(bytes));
-    }
-
+impl Farewells {
     /// The last message before Close (S2.15).
-    pub(super) fn write_bye(&mut self, token: Token, out: &mut Vec<u8>) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        let source = connection.source;
-        let count = self.messages_of(token);
-        let bye = json!({
-            "bye": true,
-            "total": count,
-            "message": "Server is shutting down gracefully",
-        });
-        let begun = &mut self.farewells.begun;
-        sampled!(begun, event = "ws_shutdown_started", %source, count, "Closing WebSocket connection");
-        self.write_text(&bye.to_string(), out);
-        let byes = &mut self.farewells.byes;
-        sampled!(byes, event = "ws_shutdown_bye_sent", %source, "bye sent");
+    pub(super) fn bye(&mut self, source: SourceKey, count: u64) {
+        let event = "ws_shutdown_started";
+        sampled!(&mut self.begun, event, %source, count, "Closing WebSocket connection");
+        let event = "ws_shutdown_bye_sent";
+        sampled!(&mut self.byes, event, %source, "bye sent");
     }
 
     /// The end of a connection of the drain (S2.29, S2.34).
-    pub(super) fn say_left(&mut self, source: SourceKey, outcome: DrainOutcome) {
+    pub(super) fn left(&mut self, source: SourceKey, outcome: DrainOutcome) {
         let outcome_name = outcome.label();
         if !matches!(outcome, DrainOutcome::Reset | DrainOutcome::Forced) {
-            let completed = &mut self.farewells.completed;
             let event = "ws_shutdown_completed";
-            sampled!(completed, event, %source, outcome = outcome_name, "connection has left");
-        } else if is_sampled(&mut self.farewells.failed) {
+            sampled!(&mut self.completed, event, %source, outcome = outcome_name, "connection has left");
+        } else if is_sampled(&mut self.failed) {
             let event = "ws_shutdown_close_failed";
             warn!(event, %source, error = outcome_name, "connection was not closed in order");
         } else {
             let event = "ws_shutdown_close_failed";
             debug!(event, %source, error = outcome_name, "connection was not closed in order");
         }
-    }
-
-    fn write_text(&self, text: &str, out: &mut Vec<u8>) {
-        frame::encode(OpCode::Data(Data::Text), text.as_bytes(), out);
-        self.metrics.messages_sent.add(1);
     }
 }

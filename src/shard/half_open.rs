@@ -10,13 +10,9 @@
 //! [`is_half_open`]. The queues also hold tokens of connections that are not any more, but never
 //! more than three for each that is (see [`Queue`]).
 
-use super::Shard;
 use super::connections::Connections;
-use crate::close_reason::CloseReason;
 use crate::connection::deadline::is_reached;
 use crate::connection::{Connection, Facts, State};
-use crate::environment::Environment;
-use crate::limits;
 use crate::ring::Token;
 use crate::tables;
 
@@ -39,10 +35,44 @@ impl HalfOpen {
         Self { budget, live: 0, all: Queue::default(), refused: Queue::default() }
     }
 
+    /// How many there are.
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
+
     /// A connection is not half-open any more: upgraded, or ending.
     pub(super) fn left(&mut self) {
         debug_assert!(self.live > 0, "more left than came");
         self.live = self.live.saturating_sub(1);
+    }
+
+    /// A connection was accepted; gives back the oldest if that is one too many.
+    pub(super) fn begin(&mut self, token: Token, connections: &Connections) -> Option<Token> {
+        self.all.push(token, |token| is_half_open(connections, token));
+        self.live += 1;
+        if self.live <= self.budget {
+            return None;
+        }
+        // On its way to another shard it cannot be ended; it has gone in a moment.
+        let can_end = |token: Token| {
+            connections.slot(token.slot).is_some_and(|slot| slot.state != State::Leaving)
+        };
+        self.all.pop_if(|token| is_half_open(connections, token), can_end)
+    }
+
+    /// A connection was refused admission and has its place until it has been told.
+    pub(super) fn queue_refused(&mut self, token: Token, connections: &Connections) {
+        self.refused.push(token, |token| is_refused(connections, token));
+    }
+
+    /// The oldest refused connection, unless it was accepted within [`GRACE_TICKS`].
+    pub(super) fn pop_refused(&mut self, connections: &Connections, tick: u32) -> Option<Token> {
+        let had_its_time = |token: Token| {
+            connections.slot(token.slot).is_none_or(|connection| {
+                is_reached(connection.accepted_tick.wrapping_add(GRACE_TICKS), tick)
+            })
+        };
+        self.refused.pop_if(|token| is_refused(connections, token), had_its_time)
     }
 }
 
@@ -98,7 +128,7 @@ impl Queue {
 /// Accepted, not upgraded, and not ending.
 fn is_half_open(connections: &Connections, token: Token) -> bool {
     connections.slot(token.slot).is_some_and(|connection| {
-        connection.generation == token.generation
+        connection.life.generation() == token.generation
             && !matches!(connection.state, State::Vacant | State::Ending)
             && !connection.facts.has(Facts::OPENED)
     })
@@ -111,55 +141,6 @@ fn is_refused(connections: &Connections, token: Token) -> bool {
         (told || connection.state == State::TurnedAway) && !connection.facts.has(Facts::ADMITTED)
     };
     is_half_open(connections, token) && connections.slot(token.slot).is_some_and(refused)
-}
-
-impl<E: Environment> Shard<E> {
-    /// A connection was accepted; the oldest goes if that is one too many.
-    pub(super) fn begin_half_open(&mut self, token: Token) {
-        let connections = &self.connections;
-        self.half_open.all.push(token, |token| is_half_open(connections, token));
-        self.half_open.live += 1;
-        if self.half_open.live > self.half_open.budget {
-            let live = |token| is_half_open(connections, token);
-            // On its way to another shard it cannot be ended; it has gone in a moment.
-            let can_end = |token: Token| {
-                connections.slot(token.slot).is_some_and(|slot| slot.state != State::Leaving)
-            };
-            let oldest = self.half_open.all.pop_if(live, can_end);
-            if let Some(oldest) = oldest {
-                self.end(oldest, CloseReason::HandshakeEvicted);
-            }
-        }
-    }
-
-    /// A connection was refused admission and has its place until it has been told.
-    pub(super) fn queue_refused(&mut self, token: Token) {
-        let connections = &self.connections;
-        self.half_open.refused.push(token, |token| is_refused(connections, token));
-    }
-
-    /// Ends the oldest refused connections if `free` descriptors are too few to go on accepting,
-    /// but none within [`GRACE_TICKS`] of its accept.
-    /// Those that are ending give theirs back in a moment, and count as free. Returns whether
-    /// there are such.
-    pub(super) fn make_room_for_accepts(&mut self, free: u32) -> bool {
-        let unopened = self.metrics.handshaking.get();
-        let ending = unopened.saturating_sub(self.half_open.live as u64);
-        let short = u64::from(limits::ACCEPTS_KEPT).saturating_sub(u64::from(free) + ending);
-        for _ in 0..short {
-            let (connections, tick) = (&self.connections, self.tick);
-            let had_its_time = |token: Token| {
-                connections.slot(token.slot).is_none_or(|connection| {
-                    is_reached(connection.accepted_tick.wrapping_add(GRACE_TICKS), tick)
-                })
-            };
-            let live = |token| is_refused(connections, token);
-            let oldest = self.half_open.refused.pop_if(live, had_its_time);
-            let Some(oldest) = oldest else { break };
-            self.end(oldest, CloseReason::HandshakeEvicted);
-        }
-        self.metrics.handshaking.get() > self.half_open.live as u64
-    }
 }
 
 #[cfg(test)]

@@ -11,12 +11,10 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::Shard;
 use super::by_source::BySource;
+use super::machine::context::Budgets;
 use super::settings::Settings;
-use crate::close_reason::CloseReason;
-use crate::connection::State;
-use crate::environment::Environment;
+use crate::admission::SourceKey;
 use crate::limits;
 use crate::ring::{FileSlot, Token};
 use crate::tables::{Map, Queue};
@@ -42,6 +40,37 @@ impl Unfinished {
         let share = settings.one_message_bytes().min(part).max(UNFINISHED_GRAIN);
         let held = BySource::new(share, UNFINISHED_GRAIN, hash);
         Self { budget: settings.max_unfinished_bytes, held }
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn held(&self) -> u64 {
+        self.held.weight()
+    }
+
+    /// A connection of a source holds so many bytes of its message. One that `begins` has a place of
+    /// its own in the order.
+    pub(super) fn set(&mut self, slot: FileSlot, source: SourceKey, bytes: usize, begins: bool) {
+        if begins || bytes == 0 {
+            self.held.remove(slot);
+        }
+        if bytes > 0 {
+            self.held.set(slot, source, bytes as u64);
+        }
+    }
+
+    /// A connection holds nothing of a message any more.
+    pub(super) fn remove(&mut self, slot: FileSlot) {
+        self.held.remove(slot);
+    }
+
+    /// The connection that has to give up its message, if they are more than the budget allows.
+    pub(super) fn pop_excess(&mut self) -> Option<FileSlot> {
+        if self.held.weight() <= self.budget {
+            return None;
+        }
+        let slot = self.held.to_give_up()?;
+        self.held.remove(slot);
+        Some(slot)
     }
 }
 
@@ -102,12 +131,37 @@ impl Output {
         }
     }
 
-    fn held(&self) -> u64 {
+    /// Bytes of all of it.
+    pub(super) fn held(&self) -> u64 {
         self.own + self.published
     }
 
+    /// Something waits for a connection of a source from now on, or may do so.
+    pub(super) fn begin_waiting(&mut self, slot: FileSlot, source: SourceKey) {
+        if !self.waiting.has(slot) {
+            self.waiting.set(slot, source, 1);
+        }
+    }
+
+    /// Nothing waits for it any more.
+    pub(super) fn end_waiting(&mut self, slot: FileSlot) {
+        self.waiting.remove(slot);
+    }
+
+    /// If there is more than the budget allows, the connection for which something has been waiting
+    /// for longest, of the source that has the most of such connections if these are more than its
+    /// share. It is reset: a Close would keep what waits until it is answered.
+    pub(super) fn pop_excess(&mut self) -> Option<FileSlot> {
+        if !self.is_over() {
+            return None;
+        }
+        let slot = self.waiting.to_give_up()?;
+        self.waiting.remove(slot);
+        Some(slot)
+    }
+
     /// True if there is more than the budget allows.
-    pub(super) fn is_over(&mut self) -> bool {
+    fn is_over(&mut self) -> bool {
         if self.held() > self.budget {
             self.look_at_publications();
         }
@@ -130,7 +184,7 @@ impl PingCounts {
     }
 
     /// Counts pings of a connection; true if they are too many.
-    fn are_too_many(&mut self, token: Token, pings: u32) -> bool {
+    pub(super) fn are_too_many(&mut self, token: Token, pings: u32) -> bool {
         if self.most == 0 || pings == 0 {
             return false;
         }
@@ -152,95 +206,12 @@ impl PingCounts {
     }
 }
 
-impl<E: Environment> Shard<E> {
-    /// After bytes of a client: what it holds of its message now, where it held `before`.
-    pub(super) fn note_unfinished(&mut self, token: Token, before: usize) {
-        let tick = self.tick;
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        let (mut after, mut begins) = (0, false);
-        if let Some(partial) = &mut connection.partial {
-            after = partial.held_bytes();
-            begins = partial.begun_tick.is_none();
-            partial.begun_tick.get_or_insert(tick);
-        }
-        if before == 0 && after == 0 {
-            return;
-        }
-        let (open, source) = (connection.state == State::Open, connection.source);
-        let held = &mut self.unfinished.held;
-        if begins || after == 0 {
-            held.remove(token.slot); // another message has a place of its own in the order
-        }
-        if after > 0 {
-            held.set(token.slot, source, after as u64);
-        }
-        if begins && open && self.settings.deadlines.message > 0 {
-            self.set_open_timer(token);
-        }
-        while self.unfinished.held.weight() > self.unfinished.budget {
-            let Some(slot) = self.unfinished.held.to_give_up() else { break };
-            self.unfinished.held.remove(slot);
-            let Some(oldest) = self.connections.token(slot) else { continue };
-            let text = "too much is unfinished of all messages";
-            self.fail_for(oldest, CloseReason::UnfinishedEvicted, text);
-        }
-        self.metrics.unfinished_bytes.set(self.unfinished.held.weight());
-    }
-
-    /// Forgets what a client has sent of a message.
-    pub(super) fn drop_unfinished(&mut self, token: Token) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        if connection.partial.take().is_some() {
-            self.unfinished.held.remove(token.slot);
-            self.metrics.unfinished_bytes.set(self.unfinished.held.weight());
-        }
-    }
-
-    /// A message has taken too long.
-    pub(super) fn on_message_timeout(&mut self, token: Token) {
-        self.fail_for(token, CloseReason::MessageTimeout, "the message did not end in time");
-    }
-
-    /// Counts a client's pings.
-    pub(super) fn note_pings(&mut self, token: Token, pings: u32) {
-        if self.ping_counts.are_too_many(token, pings) {
-            self.fail_for(token, CloseReason::PingFlood, "too many pings");
-        }
-    }
-
-    /// Something waits for a client from now on, or may do so.
-    pub(super) fn note_waiting(&mut self, token: Token) {
-        let waiting = &mut self.output.waiting;
-        if let Some(connection) = self.connections.get_mut(token)
-            && !waiting.has(token.slot)
-        {
-            waiting.set(token.slot, connection.source, 1);
-        }
-    }
-
-    /// Nothing waits for it any more.
-    pub(super) fn note_taken(&mut self, token: Token) {
-        self.output.waiting.remove(token.slot);
-    }
-
-    /// Something more was queued: if it is too much of all together, the client is cut for which
-    /// something has been waiting for longest, of the source that has the most of such clients if
-    /// these are more than its share. A Close would keep what waits until it is answered.
-    pub(super) fn look_at_output(&mut self) {
-        if !self.output.is_over() {
-            return;
-        }
-        let Some(slot) = self.output.waiting.to_give_up() else { return };
-        self.output.waiting.remove(slot);
-        if let Some(token) = self.connections.token(slot) {
-            self.cut(token, CloseReason::SlowConsumer);
-        }
-    }
-
-    pub(super) fn on_hostile_tick(&mut self) {
-        self.ping_counts.on_tick(self.tick);
+impl Budgets {
+    /// Begins the second of the pings anew, and forgets publications that have gone out. Meant for
+    /// every tick.
+    pub(super) fn on_tick(&mut self, tick: u32) {
+        self.pings.on_tick(tick);
         self.output.look_at_publications();
-        self.metrics.output_held_bytes.set(self.output.held());
     }
 }
 

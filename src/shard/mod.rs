@@ -1,34 +1,37 @@
 //! A shard: one thread, one ring, and everything that belongs to the connections on it.
 //!
-//! A turn of the loop: wait, dispatch each completion to one file, take messages, go on with
+//! A turn of the loop: wait, let each completion meet its connection, take messages, go on with
 //! fan-outs and the drain, tick, submit once (at the next wait). Shards share nothing writable.
+//!
+//! Two floors: the driver, which is the files here, owns the ring, the table of connections and the
+//! timers; below it the machine (`machine/`) is what one connection does with one event, without any of
+//! these. The driver looks a connection up in one place ([`Shard::with_connection`]). What a
+//! connection means for others it notes as an action, which is carried out before the turn ends.
 //! Invariants: one send in flight per connection; a descriptor is closed only when nothing else
-//! is in flight on it; every end of a connection goes through `on_close`.
+//! is in flight on it.
 
 mod admitting;
 mod by_source;
 mod connections;
 mod dispatch;
 mod drain;
-mod effects;
+mod events;
 mod fan_out;
 mod farewell;
 mod gathering;
 mod half_open;
 mod heads;
 mod hostile;
+mod machine;
 mod on_accept;
-mod on_close;
 mod on_message;
-mod on_progress;
-mod on_receive;
-mod on_send;
 mod on_tick;
 mod outflow;
 mod placement;
 mod refusing;
 mod sessions;
 pub mod settings;
+mod spare;
 mod staying;
 mod timers;
 mod unadmitted;
@@ -42,9 +45,8 @@ use std::time::Duration;
 use ahash::RandomState;
 use crossbeam_channel::Sender;
 
-use crate::admission::{Abroad, Admission, Owners};
+use crate::admission::{Admission, Owners};
 use crate::channels::registry::Registry;
-use crate::clock::Now;
 use crate::coordinator::command::Command;
 use crate::coordinator::phase::Phase;
 use crate::coordinator::state::ServerState;
@@ -54,28 +56,28 @@ use crate::limits;
 use crate::mesh::inbox::Inbox;
 use crate::mesh::outbox::Outbox;
 use crate::metrics::ShardMetrics;
-use crate::ring::{FileSlot, Operation, Ring, Token, Wait};
+use crate::ring::{Operation, Ring, Token, Wait};
+use crate::sessions::id::SessionId;
 use crate::tables::{Map, Queue};
 use crate::websocket::deflate::{Inflater, Outgoing};
 
-use admitting::Deferred;
+use admitting::Admitting;
 use connections::Connections;
-use drain::Drain;
+use drain::{Drain, Draining};
 use fan_out::FanOut;
 use farewell::Farewells;
-use gathering::Gathering;
 use half_open::HalfOpen;
 use heads::Heads;
 use hostile::{Output, PingCounts, Unfinished};
+use machine::Event;
+use machine::context::{Action, Budgets, Clock, Context, Handshakes, Next, Serving, Shutdown};
 use on_accept::Accepting;
-use on_receive::BeforeUpgrade;
+use on_tick::Timing;
 use placement::Placement;
 use refusing::Refusing;
 use sessions::Sessions;
 use settings::Settings;
-use staying::Staying;
-use timers::Timers;
-use unadmitted::Unadmitted;
+use spare::Spare;
 use unread::Unread;
 
 /// What a shard is made of besides its ring.
@@ -108,114 +110,85 @@ pub struct Parts<E: Environment> {
     pub hash: RandomState,
 }
 
+/// The ways to and from other threads.
+struct Mesh {
+    inbox: Inbox,
+    outbox: Outbox,
+    commands: Sender<Command>,
+}
+
 /// One shard, generic over its environment so that a simulation can run it.
 pub struct Shard<E: Environment> {
     index: usize,
     ring: E::Ring,
     environment: E,
-    inbox: Inbox,
-    outbox: Outbox,
-    commands: Sender<Command>,
-    metrics: Arc<ShardMetrics>,
-    settings: Settings,
-    routes: ShardRoutes,
-    admission: Admission,
-    owners: Owners,
-    abroad: Abroad,
-    deferred: Deferred,
+    mesh: Mesh,
+    connections: Connections,
+    cx: Context,
+    admitting: Admitting,
     placement: Placement,
     accepting: Accepting,
-    refusing: Refusing,
-    half_open: HalfOpen,
-    heads: Heads,
-    unfinished: Unfinished,
-    output: Output,
-    ping_counts: PingCounts,
-    connections: Connections,
-    before_upgrade: Map<FileSlot, BeforeUpgrade>,
-    unadmitted: Map<FileSlot, Unadmitted>,
-    unread: Unread,
-    timers: Timers,
-    /// Connections whose deadline has come.
-    due: Queue<FileSlot>,
-    registry: Registry,
-    sessions: Sessions,
+    timing: Timing,
     fan_outs: VecDeque<FanOut>,
-    gathering: Gathering,
-    effects: Effects,
-    inflater: Inflater,
-    spare: Vec<Vec<u8>>,
-    /// Connections whose bytes wait to be read.
+    /// Connections whose bytes wait to be received.
     readable: Queue<Token>,
-    phase: Phase,
-    drain: Option<Drain>,
-    staying: Option<Staying>,
-    farewells: Farewells,
-    now: Now,
-    tick: u32,
-    unseen_ms: u64,
-    own_time: on_tick::OwnTime,
+    draining: Draining,
 }
 
 impl<E: Environment> Shard<E> {
     /// A shard that has not begun to accept.
     pub fn new(ring: E::Ring, parts: Parts<E>) -> Self {
         let now = parts.environment.now();
-        let capacity = ring.file_capacity();
-        let half_open = HalfOpen::new(parts.settings.half_open);
-        let heads = Heads::new(parts.settings.max_head_bytes_kept, parts.hash.clone());
-        let refusing = Refusing::new(&parts.settings, parts.hash.clone());
-        let farewells = Farewells::new(parts.settings.shards);
-        let gathering = Gathering::new(parts.settings.gather);
-        let unfinished = Unfinished::new(&parts.settings, parts.hash.clone());
-        let output = Output::new(parts.settings.max_output_bytes, parts.hash.clone());
-        let ping_counts = PingCounts::new(parts.settings.max_pings_per_second, parts.hash.clone());
-        let max_channel_bytes = parts.settings.max_channel_bytes;
-        let outgoing = Outgoing::new(parts.settings.compression_threshold);
+        let tick = on_tick::tick_at(now, 0);
+        let (settings, hash) = (parts.settings, parts.hash);
+        let outgoing = Outgoing::new(settings.compression_threshold);
+        let cx = Context {
+            metrics: parts.metrics,
+            clock: Clock { now, tick, accepts_late: false },
+            next: Next::default(),
+            actions: Vec::new(),
+            serving: Serving {
+                routes: parts.routes,
+                effects: Effects { outgoing, ..Effects::default() },
+                inflater: Inflater::default(),
+            },
+            budgets: Budgets {
+                unfinished: Unfinished::new(&settings, hash.clone()),
+                output: Output::new(settings.max_output_bytes, hash.clone()),
+                pings: PingCounts::new(settings.max_pings_per_second, hash.clone()),
+            },
+            unread: Unread::new(hash.clone()),
+            sessions: Sessions::new(parts.index, parts.server, hash.clone()),
+            handshakes: Handshakes {
+                half_open: HalfOpen::new(settings.half_open),
+                requests: Map::new(hash.clone()),
+                unadmitted: Map::new(hash.clone()),
+                heads: Heads::new(settings.max_head_bytes_kept, hash.clone()),
+            },
+            refusing: Refusing::new(&settings, hash.clone()),
+            spare: Spare::default(),
+            shutdown: Shutdown {
+                phase: Phase::Running,
+                terms: None,
+                log: Farewells::new(settings.shards),
+            },
+            registry: Registry::new(hash.clone(), settings.max_channel_bytes),
+            settings,
+        };
         Self {
             index: parts.index,
-            ring,
+            admitting: Admitting::new(parts.admission, parts.owners, parts.outbox.shards()),
+            placement: Placement::new(parts.shards, hash),
+            accepting: Accepting::new(ring.file_capacity()),
+            timing: Timing::new(tick, cx.settings.gather),
+            mesh: Mesh { inbox: parts.inbox, outbox: parts.outbox, commands: parts.commands },
             environment: parts.environment,
-            inbox: parts.inbox,
-            abroad: Abroad::new(parts.outbox.shards()),
-            outbox: parts.outbox,
-            commands: parts.commands,
-            metrics: parts.metrics,
-            settings: parts.settings,
-            routes: parts.routes,
-            admission: parts.admission,
-            owners: parts.owners,
-            deferred: Deferred::new(),
-            placement: Placement::new(parts.shards, parts.hash.clone()),
-            accepting: Accepting::new(capacity),
-            refusing,
-            half_open,
-            heads,
-            unfinished,
-            output,
-            ping_counts,
+            ring,
             connections: Connections::default(),
-            before_upgrade: Map::new(parts.hash.clone()),
-            unadmitted: Map::new(parts.hash.clone()),
-            unread: Unread::new(parts.hash.clone()),
-            timers: Timers::new(on_tick::tick_at(now, 0)),
-            due: Queue::default(),
-            sessions: Sessions::new(parts.server, parts.hash.clone()),
-            registry: Registry::new(parts.hash, max_channel_bytes),
+            cx,
             fan_outs: VecDeque::new(),
-            gathering,
-            effects: Effects { outgoing, ..Effects::default() },
-            inflater: Inflater::default(),
-            spare: Vec::new(),
             readable: Queue::default(),
-            phase: Phase::Running,
-            drain: None,
-            staying: None,
-            farewells,
-            now,
-            tick: on_tick::tick_at(now, 0),
-            unseen_ms: 0,
-            own_time: on_tick::OwnTime::default(),
+            draining: Draining::default(),
         }
     }
 
@@ -252,9 +225,10 @@ impl<E: Environment> Shard<E> {
 
     /// The part of a turn behind the wait: acts on what has completed and on what is due.
     pub fn act(&mut self) {
-        self.inbox.awake();
+        self.mesh.inbox.awake();
         self.look_at_the_clock();
         self.dispatch_some();
+        self.carry_out_actions();
         self.go_on_accepting();
         self.take_messages();
         self.go_on_admitting();
@@ -264,13 +238,54 @@ impl<E: Environment> Shard<E> {
         self.on_tick();
         self.meet_deadlines();
         self.receive_some();
+        self.carry_out_actions();
         self.note_turn();
+    }
+
+    /// Does what connections meant for others, until there is nothing more of it.
+    fn carry_out_actions(&mut self) {
+        while !self.cx.actions.is_empty() {
+            let mut actions = std::mem::take(&mut self.cx.actions);
+            for (id, action) in actions.drain(..) {
+                self.carry_out_action(id, action);
+            }
+            if self.cx.actions.is_empty() {
+                self.cx.actions = actions; // keeps its memory
+            }
+        }
+    }
+
+    fn carry_out_action(&mut self, id: Token, action: Action) {
+        match action {
+            Action::Ask { source } => self.admit(id, source),
+            Action::Transfer { to, papers, admitted } => self.send_papers(to, papers, admitted),
+            Action::BeginSession { id: session, channels } => {
+                let session = session.or_else(|| self.issue_session().ok());
+                self.with_connection(id, Event::SessionBegins { id: session, channels });
+            }
+            Action::Ended { source, admitted, outcome } => {
+                if admitted {
+                    self.release(source);
+                }
+                if let Some(outcome) = outcome {
+                    self.cx.shutdown.log.left(source, outcome);
+                    self.on_drained(outcome);
+                }
+                self.resume_accepting(true);
+            }
+        }
+    }
+
+    fn issue_session(&mut self) -> io::Result<SessionId> {
+        let mut bytes = [0; 16];
+        self.environment.fill_random(&mut bytes)?;
+        Ok(SessionId::issue(bytes))
     }
 
     /// As many completions as fit into a part of a turn, and as start what the kernel can begin in
     /// such a part; the rest stays for the next.
     fn dispatch_some(&mut self) {
-        let end_ns = self.now.ns() + limits::DISPATCH_NS;
+        let end_ns = self.cx.clock.now.ns() + limits::DISPATCH_NS;
         loop {
             for _ in 0..limits::COMPLETIONS_BETWEEN_LOOKS {
                 let Some(completion) = self.ring.next_completion() else { return };
@@ -288,20 +303,16 @@ impl<E: Environment> Shard<E> {
     pub fn sleep_time(&mut self) -> Wait {
         let work_left = !self.fan_outs.is_empty()
             || !self.readable.is_empty()
-            || !self.due.is_empty()
-            || self.staying.is_some()
-            || self.drain.as_ref().is_some_and(Drain::has_work);
-        if work_left || !self.inbox.may_sleep() {
+            || !self.timing.due.is_empty()
+            || self.draining.cancelled.is_some()
+            || self.draining.drain.as_ref().is_some_and(Drain::has_work);
+        if work_left || !self.mesh.inbox.may_sleep() {
             return Wait::AtMost(Duration::ZERO);
         }
-        let paces = self.drain.as_ref().is_some_and(Drain::is_pacing);
-        if paces || self.outbox.waits() {
+        let paces = self.draining.drain.as_ref().is_some_and(Drain::is_pacing);
+        if paces || self.mesh.outbox.waits() {
             return Wait::AtMost(drain::PACE_INTERVAL);
         }
-        self.gathering.wait()
-    }
-
-    fn start_ticking(&mut self) {
-        self.ring.start(Operation::Tick(Duration::from_millis(limits::TICK_MS)));
+        self.timing.gathering.wait()
     }
 }

@@ -10,9 +10,12 @@ use std::net::SocketAddr;
 
 use tracing::warn;
 
-use super::Shard;
+use super::admitting::OVERLOAD;
+use super::machine::Event;
 use super::on_tick::ACCEPT_PAUSE_TICKS;
-use crate::admission::Verdict;
+use super::{Shard, unadmitted};
+use crate::admission::SourceKey;
+use crate::close_reason::CloseReason;
 use crate::connection::State;
 use crate::environment::Environment;
 use crate::limits;
@@ -23,8 +26,6 @@ use crate::ring::{Accepted, Errno, Operation, Ring, Token};
 pub(super) struct Accepting {
     capacity: u32,
     in_flight: u32,
-    /// More wait in the backlog than are taken at a time.
-    is_behind: bool,
     /// Some have completed in this turn.
     goes_on: bool,
     paused_until: Option<u32>,
@@ -43,17 +44,11 @@ impl Accepting {
         Self {
             capacity,
             in_flight: 0,
-            is_behind: false,
             goes_on: false,
             paused_until: None,
             table_full: false,
             logged_tick: None,
         }
-    }
-
-    /// True if who is accepted now has waited for it, so that the request has come meanwhile.
-    pub(super) fn is_behind(&self) -> bool {
-        self.is_behind
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -85,8 +80,9 @@ impl<E: Environment> Shard<E> {
     /// Keeps as many accepts in flight as there are descriptors for, up to the limit.
     pub(super) fn begin_accepting(&mut self) {
         // While many wait for the coordinator, more wait in the backlog.
-        let waits = self.deferred.len() >= limits::DEFERRED_PAUSE;
-        if waits || self.accepting.is_paused() || self.is_silent() {
+        let silent = self.cx.refusing.is_silent(self.cx.clock.tick);
+        let waits = self.admitting.deferred.len() >= limits::DEFERRED_PAUSE;
+        if waits || self.accepting.is_paused() || silent {
             return;
         }
         let taken = self.connections.live() as u32 + self.accepting.in_flight;
@@ -99,8 +95,8 @@ impl<E: Environment> Shard<E> {
         }
         let full = self.accepting.in_flight == 0 && !more_come_free;
         if full && !self.accepting.table_full {
-            self.metrics.accept_paused.add(1);
-            if self.accepting.is_worth_a_line(self.tick) {
+            self.cx.metrics.accept_paused.add(1);
+            if self.accepting.is_worth_a_line(self.cx.clock.tick) {
                 warn!(
                     shard = self.index,
                     descriptors = self.accepting.capacity,
@@ -116,8 +112,8 @@ impl<E: Environment> Shard<E> {
         self.accepting.in_flight -= 1;
         match result {
             Ok(accepted) => {
-                self.accepting.is_behind = accepted.more_wait;
-                self.admit(accepted);
+                self.cx.clock.accepts_late = accepted.more_wait;
+                self.take_in(accepted);
             }
             Err(Errno(code)) if PASSING.contains(&code) => {}
             // The listener was shut down.
@@ -138,8 +134,8 @@ impl<E: Environment> Shard<E> {
     /// The kernel is short of something; trying again at once would only burn the core.
     fn pause_accepting(&mut self, errno: Errno) {
         if !self.accepting.is_paused() {
-            self.metrics.accept_paused.add(1);
-            if self.accepting.is_worth_a_line(self.tick) {
+            self.cx.metrics.accept_paused.add(1);
+            if self.accepting.is_worth_a_line(self.cx.clock.tick) {
                 warn!(
                     shard = self.index,
                     error = %errno,
@@ -147,13 +143,15 @@ impl<E: Environment> Shard<E> {
                 );
             }
         }
-        self.accepting.paused_until = Some(self.tick.wrapping_add(ACCEPT_PAUSE_TICKS));
+        self.accepting.paused_until = Some(self.cx.clock.tick.wrapping_add(ACCEPT_PAUSE_TICKS));
     }
 
     /// Tries again when the pause is over, or when a connection has ended.
     pub(super) fn resume_accepting(&mut self, a_slot_came_free: bool) {
         if let Some(until) = self.accepting.paused_until {
-            if !a_slot_came_free && !crate::connection::deadline::is_reached(until, self.tick) {
+            if !a_slot_came_free
+                && !crate::connection::deadline::is_reached(until, self.cx.clock.tick)
+            {
                 return;
             }
             self.accepting.paused_until = None;
@@ -161,36 +159,59 @@ impl<E: Environment> Shard<E> {
         self.begin_accepting();
     }
 
-    fn admit(&mut self, accepted: Accepted) {
-        self.metrics.accepted.add(1);
-        self.metrics.handshaking.add(1);
+    fn take_in(&mut self, accepted: Accepted) {
+        self.cx.metrics.accepted.add(1);
         let peer = accepted.address;
-        let source = self.settings.prefixes.key(peer.ip());
-        let tick = self.tick;
-        let (token, connection) = self.connections.begin(accepted.slot, State::Awaiting);
+        let source = self.cx.settings.prefixes.key(peer.ip());
+        let tick = self.cx.clock.tick;
+        let (id, connection) = self.connections.begin(accepted.slot, State::Awaiting);
         connection.source = source;
         connection.port = peer.port();
         (connection.accepted_tick, connection.heard_tick) = (tick, tick);
-        self.begin_half_open(token);
-        self.set_timer_in(token, self.settings.deadlines.handshake);
-        if self.phase.accepts() && self.settings.trusted_proxies.contains(peer.ip()) {
-            return self.admit_proxy(token, peer);
+        self.begin_half_open(id);
+        if self.cx.shutdown.phase.accepts() && self.cx.settings.trusted_proxies.contains(peer.ip())
+        {
+            return self.begin_proxied(id, source, peer);
         }
-        let verdict = self.ask_admission(token, source);
-        self.on_verdict(token, verdict);
+        self.admit(id, source);
     }
 
     /// The peer is a trusted proxy, which has to say first for whom it connects.
-    fn admit_proxy(&mut self, token: Token, peer: SocketAddr) {
-        if let Err((reason, retry_after_ms)) = self.room_for_unadmitted() {
-            return self.on_verdict(token, Verdict::Refused { reason, retry_after_ms });
+    fn begin_proxied(&mut self, id: Token, source: SourceKey, peer: SocketAddr) {
+        let waiting = self.cx.handshakes.unadmitted.len();
+        let others = self.connections.live() - 1;
+        let files = self.ring.file_capacity() as usize;
+        if !unadmitted::has_room(waiting, others, self.seats() as usize, files) {
+            return self.give_verdict(id, source, OVERLOAD);
         }
-        if let Some(connection) = self.connections.get_mut(token) {
-            connection.state = State::Unadmitted;
+        let to = self.lighter_shard();
+        self.with_connection(id, Event::Proxied { peer, to });
+    }
+
+    /// A connection is here and not upgraded: it has its handshake's deadline, and the oldest such
+    /// goes if there are too many.
+    pub(super) fn begin_half_open(&mut self, id: Token) {
+        self.cx.metrics.handshaking.add(1);
+        let deadline = self.cx.clock.tick.wrapping_add(self.cx.settings.deadlines.handshake);
+        self.timing.timers.set(&mut self.connections, id.slot, deadline);
+        if let Some(oldest) = self.cx.handshakes.half_open.begin(id, &self.connections) {
+            self.with_connection(oldest, Event::Evict(CloseReason::HandshakeEvicted));
         }
-        self.begin_unadmitted(token, peer);
-        if !self.place(token) {
-            self.listen_for_request(token);
+    }
+
+    /// Ends the oldest refused connections if `free` descriptors are too few to go on accepting.
+    /// Those that are ending give theirs back in a moment, and count as free. Returns whether
+    /// there are such.
+    fn make_room_for_accepts(&mut self, free: u32) -> bool {
+        let unopened = self.cx.metrics.handshaking.get();
+        let ending = unopened.saturating_sub(self.cx.handshakes.half_open.live() as u64);
+        let short = u64::from(limits::ACCEPTS_KEPT).saturating_sub(u64::from(free) + ending);
+        for _ in 0..short {
+            let half_open = &mut self.cx.handshakes.half_open;
+            let oldest = half_open.pop_refused(&self.connections, self.cx.clock.tick);
+            let Some(oldest) = oldest else { break };
+            self.with_connection(oldest, Event::Evict(CloseReason::HandshakeEvicted));
         }
+        self.cx.metrics.handshaking.get() > self.cx.handshakes.half_open.live() as u64
     }
 }

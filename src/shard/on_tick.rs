@@ -1,15 +1,16 @@
 //! Time passes: deadlines of connections, pauses, and the shard's own figures.
 
+use std::time::Duration;
+
 use super::Shard;
+use super::gathering::Gathering;
+use super::machine::Event;
+use super::timers::Timers;
 use crate::clock::Now;
-use crate::close_reason::CloseReason;
-use crate::connection::deadline::{self, Due};
-use crate::connection::{Facts, State};
 use crate::environment::Environment;
 use crate::limits::{self, LONG_TURN_MS, TICK_MS};
-use crate::ring::{Frame, Token};
-use crate::websocket::frame;
-use crate::websocket::{Control, OpCode};
+use crate::ring::{FileSlot, Operation, Ring};
+use crate::tables::Queue;
 
 /// How long accepting rests after the kernel ran short of something: about 100 ms.
 pub(super) const ACCEPT_PAUSE_TICKS: u32 = 2;
@@ -57,111 +58,93 @@ pub(super) fn tick_at(now: Now, unseen_ms: u64) -> u32 {
     (now.ms().saturating_sub(unseen_ms) / TICK_MS) as u32
 }
 
+/// What a shard knows of the time.
+#[derive(Debug)]
+pub(super) struct Timing {
+    pub(super) timers: Timers,
+    /// Connections whose deadline has come.
+    pub(super) due: Queue<FileSlot>,
+    pub(super) gathering: Gathering,
+    /// Milliseconds in which the shard stood still.
+    unseen_ms: u64,
+    own_time: OwnTime,
+}
+
+impl Timing {
+    pub(super) fn new(tick: u32, gather: Duration) -> Self {
+        Self {
+            timers: Timers::new(tick),
+            due: Queue::default(),
+            gathering: Gathering::new(gather),
+            unseen_ms: 0,
+            own_time: OwnTime::default(),
+        }
+    }
+}
+
 impl<E: Environment> Shard<E> {
+    pub(super) fn start_ticking(&mut self) {
+        self.ring.start(Operation::Tick(Duration::from_millis(TICK_MS)));
+    }
+
     pub(super) fn look_at_the_clock(&mut self) {
         let now = self.environment.now();
-        let gap_ms = now.since(self.now).as_millis() as u64;
+        let gap_ms = now.since(self.cx.clock.now).as_millis() as u64;
         if gap_ms > PAUSE_MS {
-            self.unseen_ms += gap_ms - TICK_MS;
+            self.timing.unseen_ms += gap_ms - TICK_MS;
         }
-        self.gathering.note(now.since(self.now));
-        self.own_time.on_turn(now, || self.environment.thread_ns());
-        self.now = now;
+        self.timing.gathering.note(now.since(self.cx.clock.now));
+        self.timing.own_time.on_turn(now, || self.environment.thread_ns());
+        self.cx.clock.now = now;
     }
 
     pub(super) fn on_tick(&mut self) {
-        let tick = tick_at(self.now, self.unseen_ms);
-        if tick == self.tick {
+        let tick = tick_at(self.cx.clock.now, self.timing.unseen_ms);
+        if tick == self.cx.clock.tick {
             return;
         }
-        self.tick = tick;
-        self.metrics.tick_ms.set(u64::from(tick) * TICK_MS);
-        self.timers.take_due(&mut self.connections, tick, &mut self.due);
-        self.give_up_on_sessions();
-        self.on_hostile_tick();
+        self.cx.clock.tick = tick;
+        self.cx.metrics.tick_ms.set(u64::from(tick) * TICK_MS);
+        let Timing { timers, due, .. } = &mut self.timing;
+        timers.take_due(&mut self.connections, tick, due);
+        while let Some(id) = self.cx.sessions.pop_late(tick) {
+            self.with_connection(id, Event::SessionLate);
+        }
+        self.cx.budgets.on_tick(tick);
+        self.cx.metrics.output_held_bytes.set(self.cx.budgets.output.held());
         self.resume_accepting(false);
         self.talk_about_budget(true);
-        let sources = self.admission.ip_mut();
-        sources.expire(self.now.ns(), expire_budget(sources.places()));
-        self.metrics.head_bytes.set(self.heads.held());
-        self.metrics.tracked_sources.set(sources.len() as u64);
-        self.metrics.limited_sources.set(sources.limited_sources(self.now.ns()) as u64);
+        let sources = self.admitting.admission.ip_mut();
+        sources.expire(self.cx.clock.now.ns(), expire_budget(sources.places()));
+        self.cx.metrics.head_bytes.set(self.cx.handshakes.heads.held());
+        self.cx.metrics.tracked_sources.set(sources.len() as u64);
+        self.cx.metrics.limited_sources.set(sources.limited_sources(self.cx.clock.now.ns()) as u64);
     }
 
     /// Some of those whose deadline has come, the longest waiting first. What is due is judged when
     /// one is looked at: who was heard of in the meantime only gets a new timer.
     pub(super) fn meet_deadlines(&mut self) {
         for _ in 0..limits::VISITS_PER_TURN {
-            let Some(slot) = self.due.pop_front() else { return };
-            if let Some(token) = self.connections.token(slot) {
-                self.on_deadline(token);
+            let Some(slot) = self.timing.due.pop_front() else { return };
+            if let Some(id) = self.connections.token(slot) {
+                self.with_connection(id, Event::Deadline);
             }
         }
-    }
-
-    fn on_deadline(&mut self, token: Token) {
-        let limits = self.deadlines_of(token);
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        let due = deadline::due(connection, self.tick, &limits);
-        self.meet(token, due);
-    }
-
-    /// Does what is due.
-    pub(super) fn meet(&mut self, token: Token, due: Due) {
-        match due {
-            Due::Never => {}
-            Due::Ask => self.ask_progress(token),
-            Due::Later(tick) => self.timers.set(&mut self.connections, token.slot, tick),
-            Due::Ping(next) => self.ping(token, next),
-            Due::Calm(next) => {
-                self.timers.set(&mut self.connections, token.slot, next);
-                self.calm(token);
-            }
-            Due::HandshakeTimeout => self.on_handshake_timeout(token),
-            Due::KeepaliveTimeout => self.cut(token, CloseReason::KeepaliveTimeout),
-            Due::WriteTimeout => self.cut(token, CloseReason::SlowConsumer),
-            Due::MessageTimeout => self.on_message_timeout(token),
-            Due::CloseTimeout => self.cut(token, CloseReason::Reset),
-        }
-    }
-
-    fn ping(&mut self, token: Token, next: u32) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        connection.facts.note(Facts::AWAITING_PONG);
-        let mut bytes = self.spare_buffer();
-        frame::encode(OpCode::Control(Control::Ping), &[], &mut bytes);
-        self.metrics.pings_sent.add(1);
-        self.timers.set(&mut self.connections, token.slot, next);
-        self.send_control(token, Frame::Own(bytes));
-    }
-
-    /// Sets the timer of an open connection to whatever it needs next.
-    pub(super) fn set_open_timer(&mut self, token: Token) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        debug_assert!(connection.state == State::Open);
-        match deadline::due(connection, self.tick, &self.settings.deadlines) {
-            Due::Never => self.timers.clear(&mut self.connections, token.slot),
-            Due::Later(tick) => self.timers.set(&mut self.connections, token.slot, tick),
-            _ => self.timers.set(&mut self.connections, token.slot, self.tick.wrapping_add(1)),
-        }
-    }
-
-    pub(super) fn set_timer_in(&mut self, token: Token, ticks: u32) {
-        self.timers.set(&mut self.connections, token.slot, self.tick.wrapping_add(ticks));
     }
 
     pub(super) fn note_turn(&mut self) {
-        let busy_ns = self.environment.now().ns().saturating_sub(self.now.ns());
-        self.metrics.busy_ns.add(busy_ns);
-        self.metrics.stall_max_ns.raise(busy_ns);
-        self.metrics
+        let busy_ns = self.environment.now().ns().saturating_sub(self.cx.clock.now.ns());
+        self.cx.metrics.busy_ns.add(busy_ns);
+        self.cx.metrics.stall_max_ns.raise(busy_ns);
+        self.cx
+            .metrics
             .stall_own_max_ns
-            .raise(self.own_time.of_turn(busy_ns, || self.environment.thread_ns()));
+            .raise(self.timing.own_time.of_turn(busy_ns, || self.environment.thread_ns()));
         if busy_ns >= LONG_TURN_MS * 1_000_000 {
-            self.metrics.long_turns.add(1);
-            self.metrics.long_turn_ns.add(busy_ns);
+            self.cx.metrics.long_turns.add(1);
+            self.cx.metrics.long_turn_ns.add(busy_ns);
         }
-        self.metrics.last_turn_ms.set(self.now.ms());
+        self.cx.metrics.last_turn_ms.set(self.cx.clock.now.ms());
     }
 }
 

@@ -9,18 +9,16 @@
 use std::sync::Arc;
 
 use ahash::RandomState;
-use tracing::debug;
 
 use super::Shard;
-use crate::admission::RefusalReason;
-use crate::client_address::Provenance;
+use super::machine::{Event, Reply};
 use crate::close_reason::CloseReason;
-use crate::connection::{Facts, State};
+use crate::connection::State;
 use crate::environment::Environment;
 use crate::limits;
 use crate::mesh::message::{Handed, ShardMessage};
 use crate::metrics::ShardMetrics;
-use crate::ring::{Errno, FileSlot, Operation, Ring, Token};
+use crate::ring::{FileSlot, Ring, Token};
 use crate::tables::Map;
 
 /// What this shard knows of the others' load.
@@ -88,91 +86,28 @@ impl<E: Environment> Shard<E> {
         files - limits::RESERVED_FILES.min(files / 2)
     }
 
-    /// Sends a connection from which nothing has been read to a lighter shard, if there is one
-    /// and it is worth it. False if it stays.
-    pub(super) fn place(&mut self, token: Token) -> bool {
+    /// The shard that should have one more connection of this one's, if any.
+    pub(super) fn lighter_shard(&mut self) -> Option<usize> {
         let (own, seats) = (self.connections.live() as u64, self.seats().into());
-        let Some(to) = self.placement.target(self.index, own, seats, self.tick) else {
-            return false;
-        };
-        let Some(connection) = self.connections.get_mut(token) else { return false };
-        let booked_here = self.owners.of(connection.source) == self.index;
-        let admitted = connection.facts.has(Facts::ADMITTED);
-        // Who was named by a proxy has been read from, and the papers do not say by whom.
-        let is_fresh = connection.facts.provenance() == Provenance::Peer;
-        if self.abroad.is_dead(to) || !is_fresh || (admitted && !booked_here) {
-            return false;
-        }
-        connection.state = State::Leaving;
-        self.timers.clear(&mut self.connections, token.slot);
-        self.ring.start(Operation::Hand { token, to });
-        true
+        let to = self.placement.target(self.index, own, seats, self.cx.clock.tick)?;
+        (!self.admitting.abroad.is_dead(to)).then_some(to)
     }
 
-    pub(super) fn on_handed_over(&mut self, token: Token, to: usize, result: Result<(), Errno>) {
-        match result {
-            Ok(()) => self.send_papers(token, to),
-            Err(errno) => {
-                self.metrics.placements_failed.add(1);
-                debug!(slot = token.slot, to, error = %errno, "the other shard has no room");
-                self.stay(token);
-            }
-        }
-    }
-
-    fn send_papers(&mut self, token: Token, to: usize) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        let admitted = connection.facts.has(Facts::ADMITTED);
-        let waited = self.tick.wrapping_sub(connection.accepted_tick);
-        let papers = Handed {
-            from: self.index,
-            token,
-            source: connection.source,
-            port: connection.port,
-            proxy: self.unadmitted.remove(&token.slot).map(|waiting| waiting.peer),
-            age_ms: u64::from(waited) * limits::TICK_MS,
-        };
-        connection.facts.forget(Facts::ADMITTED);
-        connection.facts.note(Facts::MOVED);
-        connection.state = State::Ending;
-        self.half_open.left();
-        self.metrics.handshaking.set(self.metrics.handshaking.get().saturating_sub(1));
-        self.metrics.placed.add(1);
-        if !admitted || self.abroad.lend(to) {
-            self.outbox.post(to, ShardMessage::Handed(papers));
+    /// The descriptor is there: what belongs to it follows.
+    pub(super) fn send_papers(&mut self, to: usize, papers: Handed, admitted: bool) {
+        if !admitted || self.admitting.abroad.lend(to) {
+            self.mesh.outbox.post(to, ShardMessage::Handed(papers));
         } else {
-            self.admission.released(papers.source, self.now.ns());
+            self.admitting.admission.released(papers.source, self.cx.clock.now.ns());
         }
-        self.close_if_quiet(token);
-    }
-
-    /// The connection stays here after all.
-    fn stay(&mut self, token: Token) {
-        let unadmitted = self.unadmitted.contains_key(&token.slot);
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        connection.state = if unadmitted { State::Unadmitted } else { State::Handshake };
-        self.set_timer_in(token, self.settings.deadlines.handshake);
-        self.begin_request(token);
-    }
-
-    /// A connection that may have been on its way while the server began to refuse.
-    fn begin_request(&mut self, token: Token) {
-        if self.phase.accepts() {
-            return self.listen_for_request(token);
-        }
-        self.unadmitted.remove(&token.slot);
-        self.note_refused(token, RefusalReason::Draining);
-        self.turn_away_unread(token, RefusalReason::Draining, limits::RETRY_AFTER_MS);
     }
 
     /// The descriptor of a connection has come from another shard.
     pub(super) fn on_handed_here(&mut self, from: usize, there: Token, slot: FileSlot) {
-        let tick = self.tick;
+        let tick = self.cx.clock.tick;
         let (token, connection) = self.connections.begin(slot, State::Arriving);
         (connection.accepted_tick, connection.heard_tick) = (tick, tick);
-        self.metrics.handshaking.add(1);
         self.begin_half_open(token);
-        self.set_timer_in(token, self.settings.deadlines.handshake);
         match self.placement.arriving.remove(&(from, there)) {
             Some(Half::Papers(papers)) => self.on_arrival(token, papers),
             _ => {
@@ -184,7 +119,7 @@ impl<E: Environment> Shard<E> {
     /// The papers of a connection have come from another shard.
     pub(super) fn on_papers(&mut self, papers: Handed) {
         if papers.proxy.is_none() {
-            self.abroad.welcome(papers.from);
+            self.admitting.abroad.welcome(papers.from);
         }
         match self.placement.arriving.remove(&(papers.from, papers.token)) {
             Some(Half::Descriptor(token)) => self.on_arrival(token, papers),
@@ -196,28 +131,8 @@ impl<E: Environment> Shard<E> {
     }
 
     fn on_arrival(&mut self, token: Token, papers: Handed) {
-        let age = (papers.age_ms / limits::TICK_MS) as u32;
-        let Some(connection) = self.connections.get_mut(token) else {
-            return self.on_arrival_too_late(&papers);
-        };
-        if connection.state != State::Arriving {
-            return self.on_arrival_too_late(&papers);
-        }
-        connection.accepted_tick = connection.accepted_tick.wrapping_sub(age);
-        connection.source = papers.source;
-        connection.port = papers.port;
-        match papers.proxy {
-            Some(peer) => {
-                connection.state = State::Unadmitted;
-                self.begin_unadmitted(token, peer);
-            }
-            None => self.note_admitted(token),
-        }
-        self.begin_request(token);
-    }
-
-    fn on_arrival_too_late(&mut self, papers: &Handed) {
-        if papers.proxy.is_none() {
+        let reply = self.with_connection(token, Event::Arrived(papers));
+        if matches!(reply, Reply::Gone | Reply::Passed) && papers.proxy.is_none() {
             self.release(papers.source);
         }
     }
@@ -232,7 +147,7 @@ impl<E: Environment> Shard<E> {
         let orphans: Vec<_> = arriving.iter().filter_map(of_dead).collect();
         for (there, here) in orphans {
             self.placement.arriving.remove(&(dead, there));
-            self.end(here, CloseReason::ShardFailed);
+            self.with_connection(here, Event::Evict(CloseReason::ShardFailed));
         }
     }
 }

@@ -1,32 +1,19 @@
-//! Sessions of this shard's connections: asked for, resumed, and let go of.
+//! Sessions of this shard's connections, beside the table of connections.
 //!
-//! What belongs to a session is beside the table of connections, so that a connection without one
-//! pays nothing. A connection is open while the answer is awaited, and subscribed to nothing, so
-//! that the session is the first thing it hears of. Invariants: a session that was granted is let go
-//! of once, before the client is told Close; what is granted to a connection that is gone goes back.
+//! Invariants: a session that was granted is let go of once, before the client is told Close; what
+//! is granted to a connection that is gone goes back.
 
-use std::io;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use serde_json::{Value, json};
-use tracing::debug;
 
-use super::Shard;
-use super::on_close::Goodbye;
-use crate::channels::ChannelRefusal;
-use crate::close_reason::CloseReason;
-use crate::connection::{Facts, State};
+use crate::channels::registry::Registry;
 use crate::coordinator::state::ServerState;
-use crate::environment::Environment;
-use crate::limits::{CHANNEL_NAME_BYTES_PER_CONNECTION, MAX_CHANNELS_PER_CONNECTION};
-use crate::ring::{FileSlot, Frame, Token};
+use crate::ring::{FileSlot, Token};
 use crate::sessions::directory::Holder;
 use crate::sessions::id::SessionId;
-use crate::sessions::keeper::{Found, Order, Shortfall};
 use crate::sessions::record::Record;
 use crate::tables::{Map, Queue};
-use crate::websocket::{Data, OpCode, frame};
 
 /// The close code of a connection whose session another one has.
 pub(super) const TAKEN_CODE: u16 = 4001;
@@ -48,6 +35,7 @@ const _: () = assert!(HELD_BYTES == 48);
 /// The sessions of one shard.
 #[derive(Debug)]
 pub(super) struct Sessions {
+    shard: usize,
     server: Arc<ServerState>,
     held: Map<FileSlot, Held>,
     /// Those that wait for an answer, each with the tick at which it has waited for long enough.
@@ -55,171 +43,91 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(server: Arc<ServerState>, hash: RandomState) -> Self {
-        Self { server, held: Map::new(hash), waiting: Queue::default() }
-    }
-}
-
-impl<E: Environment> Shard<E> {
-    fn issue_session(&mut self) -> io::Result<SessionId> {
-        let mut bytes = [0; 16];
-        self.environment.fill_random(&mut bytes)?;
-        Ok(SessionId::issue(bytes))
+    /// Those of one shard.
+    pub(super) fn new(shard: usize, server: Arc<ServerState>, hash: RandomState) -> Self {
+        let (held, waiting) = (Map::new(hash), Queue::default());
+        Self { shard, server, held, waiting }
     }
 
-    /// A connection that has been upgraded asks for a session, or for a new one.
-    pub(super) fn begin_session(
+    /// The number of the shard.
+    pub(super) fn shard(&self) -> usize {
+        self.shard
+    }
+
+    /// Asks for the session of a connection, which waits for the answer until a tick. False if
+    /// nobody can be asked.
+    pub(super) fn begin(
         &mut self,
         token: Token,
-        id: Option<SessionId>,
+        id: SessionId,
         channels: Vec<String>,
-    ) {
-        let id = match id.map_or_else(|| self.issue_session(), Ok) {
-            Ok(id) => id,
-            Err(error) => {
-                debug!(%error, "no random bytes, so no session");
-                return channels.iter().for_each(|name| self.subscribe(token, name));
-            }
-        };
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        connection.facts.note(Facts::SESSION);
+        until: u32,
+    ) -> bool {
         let held = Held { id: id.clone(), before: 0, asked: Some(channels.into()) };
-        self.sessions.held.insert(token.slot, held);
-        let until = self.tick.wrapping_add(self.settings.session_patience);
-        self.sessions.waiting.push_back((until, token));
-        let holder = self.holder(token);
-        if !self.sessions.server.sessions.attach(id, holder) {
-            self.grant(token, Found { record: None, shortfall: Some(Shortfall::Busy) });
-        }
+        self.held.insert(token.slot, held);
+        self.waiting.push_back((until, token));
+        self.server.sessions.attach(id, self.holder(token))
     }
 
-    pub(super) fn on_session_order(&mut self, order: Order) {
-        match order {
-            Order::LetGo { holder } => self.close_for_newer(holder.token),
-            Order::Attached { holder, found, .. }
-                if found.shortfall == Some(Shortfall::Superseded) =>
-            {
-                self.close_for_newer(holder.token);
-            }
-            Order::Attached { id, holder, found } => match self.held(holder.token) {
-                Some(Held { asked: Some(_), .. }) => self.grant(holder.token, found),
-                // Told that its session is new: what there was is older than what it has.
-                Some(_) => {}
-                None => {
-                    let record = found.record.unwrap_or_default();
-                    self.sessions.server.sessions.release(id, holder, record);
-                }
-            },
-        }
+    /// True if the connection waits for the answer.
+    pub(super) fn is_awaited(&self, token: Token) -> bool {
+        self.held.get(&token.slot).is_some_and(|held| held.asked.is_some())
     }
 
-    /// Whoever has waited for long enough has a new session. Meant for every tick.
-    pub(super) fn give_up_on_sessions(&mut self) {
-        let tick = self.tick;
+    /// The next connection that has waited for long enough by this tick.
+    pub(super) fn pop_late(&mut self, tick: u32) -> Option<Token> {
         let is_late = |(until, _): &(u32, Token)| tick.wrapping_sub(*until) as i32 >= 0;
-        while let Some((_, token)) = self.sessions.waiting.pop_front_if(is_late) {
-            if let Some(Held { asked: Some(_), .. }) = self.held(token) {
-                self.grant(token, Found { record: None, shortfall: Some(Shortfall::TimedOut) });
-            }
-        }
+        Some(self.waiting.pop_front_if(is_late)?.1)
     }
 
-    /// The connection goes on where the session left off, and is told so.
-    fn grant(&mut self, token: Token, found: Found) {
-        let is_open = self.connections.get_mut(token).is_some_and(|c| c.state == State::Open);
-        let Some(held) = self.held(token).filter(|_| is_open) else { return };
-        let resumed = found.record.is_some();
-        let Record { messages, channels } = found.record.unwrap_or_default();
-        held.before = messages;
-        let mut names: Vec<Arc<str>> = Vec::new();
-        let (id, asked) = (held.id.clone(), held.asked.take().unwrap_or_default());
-        let mut bytes = 0;
-        for name in asked.into_iter().map(Arc::from).chain(channels) {
-            let fits = names.len() < MAX_CHANNELS_PER_CONNECTION
-                && bytes + name.len() <= CHANNEL_NAME_BYTES_PER_CONNECTION;
-            if fits && !names.contains(&name) {
-                bytes += name.len();
-                names.push(name);
-            }
-        }
-        if self.registry.room(names.iter().map(AsRef::as_ref)).is_err() {
-            // Channels that are there cost nothing, and the client is told which it has.
-            self.count_refused_channels(ChannelRefusal::NoRoom);
-            names.retain(|name| self.registry.has(name));
-        }
-        let mut told = json!({
-            "type": "session",
-            "id": id.as_str(),
-            "resumed": resumed,
-            "messages": messages,
-            "channels": names.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
-        });
-        if let Some(shortfall) = found.shortfall {
-            told["reason"] = Value::from(shortfall.label());
-        }
-        names.iter().for_each(|name| self.subscribe(token, name));
-        let mut bytes = self.spare_buffer();
-        frame::encode(OpCode::Data(Data::Text), told.to_string().as_bytes(), &mut bytes);
-        self.metrics.messages_sent.add(1);
-        self.send(token, Frame::Own(bytes));
+    /// The connection has its session from now on, whose earlier connections had so many messages.
+    /// Gives its id and the channels that the URL asked for.
+    pub(super) fn grant(
+        &mut self,
+        token: Token,
+        before: u64,
+    ) -> Option<(&SessionId, Box<[String]>)> {
+        let held = self.held.get_mut(&token.slot)?;
+        held.before = before;
+        let asked = held.asked.take()?;
+        Some((&held.id, asked))
     }
 
-    fn close_for_newer(&mut self, token: Token) {
-        if self.held(token).is_none() {
+    /// Messages of the session's earlier connections.
+    pub(super) fn messages_before(&self, token: Token) -> u64 {
+        self.held.get(&token.slot).map_or(0, |held| held.before)
+    }
+
+    /// The session of a connection is free, as it is after so many messages of the connection and
+    /// with its subscriptions. What was not granted yet goes back when it comes.
+    pub(super) fn let_go(
+        &mut self,
+        token: Token,
+        messages: u32,
+        first_subscription: u32,
+        registry: &Registry,
+    ) {
+        let Some(held) = self.held.remove(&token.slot).filter(|held| held.asked.is_none()) else {
             return;
-        }
-        let goodbye = Goodbye {
-            reason: CloseReason::SessionTaken,
-            code: TAKEN_CODE,
-            text: "session taken over by a newer connection",
         };
-        self.begin_close(token, &goodbye);
-    }
-
-    /// The connection sends nothing more that counts: its session is free. Done once.
-    pub(super) fn let_go_of_session(&mut self, token: Token) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        if !connection.facts.has(Facts::SESSION) {
-            return;
-        }
-        connection.facts.forget(Facts::SESSION);
-        let (messages, first) = (connection.messages, connection.subscriptions);
-        let Some(held) = self.sessions.held.remove(&token.slot) else { return };
-        if held.asked.is_some() {
-            return; // the answer is on its way, and goes back
-        }
         let record = Record {
             messages: held.before.saturating_add(messages.into()),
-            channels: self.registry.channels_of(first),
+            channels: registry.channels_of(first_subscription),
         };
-        let holder = self.holder(token);
-        self.sessions.server.sessions.release(held.id, holder, record);
+        self.give_back(held.id, token, record);
     }
 
-    /// The shard ends with connections that are left.
-    pub(super) fn let_go_of_all_sessions(&mut self) {
-        let slots: Vec<_> = self.sessions.held.keys().copied().collect();
-        for slot in slots {
-            if let Some(token) = self.connections.token(slot) {
-                self.let_go_of_session(token);
-            }
-        }
+    /// A session goes back as it is.
+    pub(super) fn give_back(&self, id: SessionId, token: Token, record: Record) {
+        self.server.sessions.release(id, self.holder(token), record);
     }
 
-    /// Messages of a connection, and of those before it of the same session.
-    pub(super) fn messages_of(&mut self, token: Token) -> u64 {
-        let before = self.held(token).map_or(0, |held| held.before);
-        let own = self.connections.get_mut(token).map_or(0, |c| c.messages);
-        before.saturating_add(own.into())
-    }
-
-    fn held(&mut self, token: Token) -> Option<&mut Held> {
-        let connection = self.connections.get_mut(token)?;
-        connection.facts.has(Facts::SESSION).then_some(())?;
-        self.sessions.held.get_mut(&token.slot)
+    /// Direct descriptors of the connections that have one, or wait for one.
+    pub(super) fn slots(&self) -> Vec<FileSlot> {
+        self.held.keys().copied().collect()
     }
 
     fn holder(&self, token: Token) -> Holder {
-        Holder { shard: self.index as u16, token }
+        Holder { shard: self.shard as u16, token }
     }
 }

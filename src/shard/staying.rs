@@ -5,9 +5,7 @@
 
 use super::Shard;
 use super::drain::Drain;
-use super::on_close;
-use crate::close_reason::{CloseReason, DrainOutcome};
-use crate::connection::{Facts, State};
+use super::machine::{Event, Reply};
 use crate::environment::Environment;
 use crate::limits;
 use crate::ring::FileSlot;
@@ -24,56 +22,41 @@ pub(super) struct Staying {
 impl<E: Environment> Shard<E> {
     pub(super) fn begin_staying(&mut self, cancelled: &Drain) {
         let noticed_before = cancelled.noticed_before();
-        self.staying = Some(Staying { next: 0, noticed_before, end: cancelled.end() });
+        self.draining.cancelled = Some(Staying { next: 0, noticed_before, end: cancelled.end() });
     }
 
     pub(super) fn go_on_staying(&mut self) {
-        let Some(mut staying) = self.staying.take() else { return };
+        let Some(mut staying) = self.draining.cancelled.take() else { return };
         for _ in 0..limits::VISITS_PER_TURN {
             if staying.next >= staying.end {
                 return;
             }
-            let slot = staying.next;
+            let noticed = staying.next < staying.noticed_before;
+            self.settle(staying.next, Event::DrainCancelled { noticed });
             staying.next += 1;
-            let Some(token) = self.connections.token(slot) else { continue };
-            if !self.is_drained_and_open(token) {
-                continue;
-            }
-            if let Some(connection) = self.connections.get_mut(token) {
-                connection.facts.forget(Facts::DRAINED);
-            }
-            self.on_drained(DrainOutcome::Stayed);
-            if slot < staying.noticed_before {
-                self.send_reassurance(token);
-            }
         }
-        self.staying = Some(staying);
+        self.draining.cancelled = Some(staying);
     }
 
     /// Another drain begins: whoever still belongs to the one before is counted there as it is
     /// now, without waiting for its end.
     pub(super) fn settle_cancelled(&mut self) {
-        self.staying = None;
+        self.draining.cancelled = None;
         for slot in 0..self.connections.end() {
-            let Some(token) = self.connections.token(slot) else { continue };
-            let Some(connection) = self.connections.get_mut(token) else { continue };
-            if !connection.facts.has(Facts::DRAINED) {
-                continue;
-            }
-            connection.facts.forget(Facts::DRAINED);
-            let settled = match connection.state {
-                State::Open => DrainOutcome::Stayed,
-                _ => {
-                    let reason = connection.reason.unwrap_or(CloseReason::Shutdown);
-                    on_close::outcome(connection, reason)
-                }
-            };
-            self.on_drained(settled);
+            self.settle(slot, Event::DrainSettled);
         }
-        for (before, outcomes) in
-            self.metrics.drain_outcomes_before.iter().zip(&self.metrics.drain_outcomes)
+        let metrics = &self.cx.metrics;
+        for (before, outcomes) in metrics.drain_outcomes_before.iter().zip(&metrics.drain_outcomes)
         {
             before.set(outcomes.get());
+        }
+    }
+
+    fn settle(&mut self, slot: FileSlot, event: Event<'_>) {
+        if let Some(id) = self.connections.token(slot)
+            && let Reply::Settled(outcome) = self.with_connection(id, event)
+        {
+            self.on_drained(outcome);
         }
     }
 }
