@@ -70,7 +70,7 @@ use half_open::HalfOpen;
 use heads::Heads;
 use hostile::{Output, PingCounts, Unfinished};
 use machine::Event;
-use machine::context::{Action, Budgets, Clock, Context, Handshakes, Next, Serving, Shutdown};
+use machine::context::{Action, Budgets, Context, Handshakes, Next, Serving, Shutdown, TurnTime};
 use on_accept::Accepting;
 use on_tick::Timing;
 use placement::Placement;
@@ -144,7 +144,7 @@ impl<E: Environment> Shard<E> {
         let outgoing = Outgoing::new(settings.compression_threshold);
         let cx = Context {
             metrics: parts.metrics,
-            clock: Clock { now, tick, accepts_late: false },
+            clock: TurnTime { now, tick, accepts_late: false },
             next: Next::default(),
             actions: Vec::new(),
             serving: Serving {

@@ -35,7 +35,7 @@ use crate::websocket::deflate::Inflater;
 pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<ShardMetrics>,
-    pub(crate) clock: Clock,
+    pub(crate) clock: TurnTime,
     pub(crate) next: Next,
     /// In the order in which they came up; carried out before the turn ends.
     pub(crate) actions: Vec<(Token, Action)>,
@@ -52,7 +52,7 @@ pub(crate) struct Context {
 
 /// Time as the shard sees it: one reading for a turn.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub(crate) struct TurnTime {
     pub(crate) now: Now,
     /// [`TICK_MS`](crate::limits::TICK_MS) each, without the time in which the shard stood still.
     pub(crate) tick: u32,
