@@ -27,7 +27,7 @@ impl<E: Environment> Shard<E> {
     pub(super) fn with_connection(&mut self, id: Token, event: Event<'_>) -> Reply {
         let Some(connection) = self.connections.get_mut(id) else {
             if let Event::Sent(_, batch) = event {
-                self.cx.budgets.output.release(batch.held_bytes());
+                self.cx.budgets.output.end_send(id.slot, batch.held_bytes());
             }
             return Reply::Gone;
         };
@@ -104,11 +104,10 @@ impl<E: Environment> Shard<E> {
             let kept = self.cx.handshakes.heads.get(oldest.slot);
             debug_assert!(kept.is_empty(), "nothing is kept of what ends");
         }
-        // What the kernel was given of it comes back later, so one for each that holds more.
-        if let Some(slot) = self.cx.budgets.output.pop_excess()
-            && let Some(id) = self.connections.token(slot)
-        {
-            self.with_connection(id, Event::EvictOutput);
+        while let Some(slot) = self.cx.budgets.output.pop_excess() {
+            if let Some(id) = self.connections.token(slot) {
+                self.with_connection(id, Event::EvictOutput);
+            }
         }
     }
 

@@ -85,12 +85,44 @@ pub(super) struct Output {
     published: u64,
     /// Connections for which something waits, each with a weight of 1.
     waiting: BySource,
+    /// What the kernel has of them to send.
+    in_flight: Map<FileSlot, u64>,
+    /// The same of those that were reset for the budget, and the sum: it comes back in a moment.
+    leaving: Map<FileSlot, u64>,
+    leaves: u64,
 }
 
 impl Output {
     pub(super) fn new(budget: u64, hash: RandomState) -> Self {
-        let waiting = BySource::new(limits::WAITING_OF_A_SOURCE, 1, hash);
-        Self { budget, own: 0, publications: Queue::default(), published: 0, waiting }
+        Self {
+            budget,
+            own: 0,
+            publications: Queue::default(),
+            published: 0,
+            waiting: BySource::new(limits::WAITING_OF_A_SOURCE, 1, hash.clone()),
+            in_flight: Map::new(hash.clone()),
+            leaving: Map::new(hash),
+            leaves: 0,
+        }
+    }
+
+    /// The kernel is given so many bytes of a connection to send.
+    pub(super) fn begin_send(&mut self, slot: FileSlot, bytes: usize) {
+        self.hold(bytes);
+        if self.waiting.has(slot) {
+            self.in_flight.insert(slot, bytes as u64);
+        }
+    }
+
+    /// The kernel has given them back.
+    pub(super) fn end_send(&mut self, slot: FileSlot, bytes: usize) {
+        self.release(bytes);
+        if !self.in_flight.is_empty() {
+            self.in_flight.remove(&slot);
+        }
+        if !self.leaving.is_empty() {
+            self.leaves -= self.leaving.remove(&slot).unwrap_or(0);
+        }
     }
 
     /// A connection holds so many bytes more.
@@ -157,15 +189,19 @@ impl Output {
         }
         let slot = self.waiting.to_give_up()?;
         self.waiting.remove(slot);
+        if let Some(bytes) = self.in_flight.remove(&slot) {
+            self.leaves += bytes;
+            self.leaving.insert(slot, bytes);
+        }
         Some(slot)
     }
 
     /// True if there is more than the budget allows.
     fn is_over(&mut self) -> bool {
-        if self.held() > self.budget {
+        if self.held() - self.leaves > self.budget {
             self.look_at_publications();
         }
-        self.held() > self.budget
+        self.held() - self.leaves > self.budget
     }
 }
 
@@ -232,6 +268,23 @@ mod tests {
         assert!(!output.is_over(), "looked at because it was over");
         output.release(30);
         assert_eq!(output.held(), 0);
+    }
+
+    #[test]
+    fn one_goes_for_what_is_too_much_and_not_another_before_it_has_gone() {
+        let mut output = Output::new(100, RandomState::with_seeds(1, 2, 3, 4));
+        for slot in 0..4 {
+            output.begin_waiting(slot, SourceKey::from_bits(slot.into()));
+            output.begin_send(slot, 30);
+        }
+        assert_eq!(output.pop_excess(), Some(0));
+        assert_eq!(output.pop_excess(), None, "what it has in flight comes back");
+        output.hold(50);
+        assert_eq!(output.pop_excess(), Some(1));
+        assert_eq!(output.pop_excess(), Some(2), "110 bytes stay");
+        assert_eq!(output.pop_excess(), None);
+        (0..3).for_each(|slot| output.end_send(slot, 30));
+        assert_eq!((output.held(), output.leaves, output.pop_excess()), (80, 0, None));
     }
 
     #[test]

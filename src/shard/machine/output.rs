@@ -49,7 +49,7 @@ impl Machine<'_> {
     pub(super) fn begin_send(&mut self, batch: SendBatch) {
         debug_assert!(self.cx.next.send.is_none(), "two sends for one event");
         self.connection.in_flight.begin(InFlight::SEND);
-        self.cx.budgets.output.hold(batch.held_bytes());
+        self.cx.budgets.output.begin_send(self.id.slot, batch.held_bytes());
         self.cx.next.send = Some(batch);
     }
 

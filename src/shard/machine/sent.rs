@@ -7,7 +7,7 @@ use crate::ring::{Errno, Frame, SendBatch};
 
 impl Machine<'_> {
     pub(super) fn on_sent(&mut self, result: Result<usize, Errno>, mut batch: SendBatch) {
-        self.cx.budgets.output.release(batch.held_bytes());
+        self.cx.budgets.output.end_send(self.id.slot, batch.held_bytes());
         self.connection.in_flight.end(InFlight::SEND);
         if self.connection.state == State::Ending {
             return;
