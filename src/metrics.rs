@@ -94,7 +94,7 @@ pub struct ShardMetrics {
     pub subscriptions: Count,
     /// Bytes of channels that somebody is subscribed to, names and what belongs to each (gauge).
     pub channel_bytes: Count,
-    /// Subscriptions that were refused, by [`ChannelRefusal`](crate::channels::ChannelRefusal).
+    /// Subscriptions that were refused, by `ChannelRefusal`.
     pub channels_refused: [Count; ChannelRefusal::ALL.len()],
     /// Bytes queued for clients that the kernel has not taken yet (gauge).
     pub queued_bytes: Count,

@@ -52,7 +52,7 @@ pub(super) const OVERLOAD: Verdict =
 
 impl<E: Environment> Shard<E> {
     /// Asks whether a connection of `source` is admitted. [`Verdict::Deferred`] means that the
-    /// answer comes later, to [`Self::on_verdict`].
+    /// answer comes later, to [`Self::give_verdict`].
     pub(super) fn ask_admission(&mut self, token: Token, source: SourceKey) -> Verdict {
         if !self.cx.shutdown.phase.accepts() {
             return DRAINING;

@@ -5,7 +5,7 @@
 //!
 //! Two floors: the driver, which is the files here, owns the ring, the table of connections and the
 //! timers; below it the machine (`machine/`) is what one connection does with one event, without any of
-//! these. The driver looks a connection up in one place ([`Shard::with_connection`]). What a
+//! these. The driver looks a connection up in one place (`events`). What a
 //! connection means for others it notes as an action, which is carried out before the turn ends.
 //! Invariants: one send in flight per connection; a descriptor is closed only when nothing else
 //! is in flight on it.
