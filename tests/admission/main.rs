@@ -5,6 +5,7 @@
 mod admission;
 mod budgets;
 mod flood;
+mod heads;
 mod limits;
 mod memory;
 mod overload;

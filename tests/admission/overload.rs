@@ -2,13 +2,14 @@
 //! killed, and admits again when memory is free; while a shard stands still it lowers the rate,
 //! and says so.
 
+use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::cgroup::Cgroup;
 use crate::support::figures::metric;
 use crate::support::server::{Server, command, text};
-use crate::support::wire::{Client, Response};
-use crate::support::{alone, eventually, http};
+use crate::support::wire::{Client, End, Response, read_to_end};
+use crate::support::{alone, eventually, http, socket};
 use serde_json::{Value, json};
 
 const LIMIT: u64 = 512 << 20;
@@ -83,6 +84,10 @@ fn at_its_memory_budget_the_server_refuses_and_is_never_killed() {
             assert!(response.body().contains("server is overloaded"), "{response:?}");
             witness.echo("still here");
         }
+        // Nothing is kept of a request that does not come at once.
+        let mut slow = socket::connect(server.clients).unwrap();
+        slow.write_all(b"GET /echo HTTP/1.1\r\n").unwrap();
+        assert_eq!(read_to_end(&mut slow).unwrap(), (Vec::new(), End::Reset));
         assert_eq!(cgroup.oom_kills(), 0);
         drop(neighbour);
         eventually("the load is back to normal", || status(&server)["level"] == 0);
