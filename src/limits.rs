@@ -353,6 +353,8 @@ pub const PUBLICATIONS_LOOKED_AT: usize = 256;
 
 /// Spare send buffers that a shard keeps, and the largest that is worth keeping.
 pub const SPARE_BUFFERS: usize = 64;
+/// Spare send buffers that are kept with time: of those above, each tick frees one.
+pub const SPARE_BUFFERS_KEPT: usize = 8;
 /// See [`SPARE_BUFFERS`].
 pub const SPARE_BUFFER_BYTES: usize = 16 << 10;
 

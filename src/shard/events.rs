@@ -104,6 +104,7 @@ impl<E: Environment> Shard<E> {
             let kept = self.cx.handshakes.heads.get(oldest.slot);
             debug_assert!(kept.is_empty(), "nothing is kept of what ends");
         }
+        self.cx.metrics.head_bytes.set(self.cx.handshakes.heads.held());
         while let Some(slot) = self.cx.budgets.output.pop_excess() {
             if let Some(id) = self.connections.token(slot) {
                 self.with_connection(id, Event::EvictOutput);

@@ -116,6 +116,7 @@ impl<E: Environment> Shard<E> {
         self.talk_about_budget(true);
         let sources = self.admitting.admission.ip_mut();
         sources.expire(self.cx.clock.now.ns(), expire_budget(sources.places()));
+        self.cx.spare.on_tick();
         self.cx.metrics.head_bytes.set(self.cx.handshakes.heads.held());
         self.cx.metrics.tracked_sources.set(sources.len() as u64);
         self.cx.metrics.limited_sources.set(sources.limited_sources(self.cx.clock.now.ns()) as u64);

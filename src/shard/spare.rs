@@ -22,4 +22,11 @@ impl Spare {
             self.buffers.push(buffer);
         }
     }
+
+    /// With time fewer are kept: a shard that needs more has as many again in a moment.
+    pub(super) fn on_tick(&mut self) {
+        if self.buffers.len() > limits::SPARE_BUFFERS_KEPT {
+            self.buffers.pop();
+        }
+    }
 }

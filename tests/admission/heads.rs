@@ -4,11 +4,16 @@
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
+use crate::support::crowd::while_stopped;
 use crate::support::figures::Figures;
 use crate::support::server::Server;
-use crate::support::wire::{CLOSE, Client, End, Next, Response, read_to_end, upgrade_request_with};
+use crate::support::wire::{
+    CLOSE, Client, End, FIN, Next, Response, TEXT, frame, read_to_end, upgrade_request_with,
+};
 use crate::support::{eventually, socket};
+use rustix::net::sockopt;
 
 const EVICTED: &str = "tidegate_handshakes_ended_total{reason=\"head_evicted\"}";
 const HELD: &str = "tidegate_memory_held_bytes{use=\"heads\"}";
@@ -107,6 +112,38 @@ fn of_refused_ones_next_to_nothing_is_kept_and_all_are_answered() {
     assert_eq!(answers, vec![403; MANY]);
     assert_eq!(Figures::of(&server).sum(EVICTED), 0);
     finished(witness).expect("it is let in").echo("in");
+}
+
+/// What a client can send that is not read: its own buffer is as small as can be.
+#[test]
+fn of_a_client_that_is_not_read_the_kernel_takes_little() {
+    let server = small(&[]);
+    let mut taken = 0;
+    while_stopped(&server, || {
+        let client = socket::connect_from(source(0), server.clients).expect("the backlog has room");
+        sockopt::set_socket_send_buffer_size(&client, 1_024).expect("SO_SNDBUF");
+        client.set_write_timeout(Some(Duration::from_millis(500))).expect("SO_SNDTIMEO");
+        taken = sent_until_full(&client, 1 << 20);
+    });
+    assert!((4 << 10..40 << 10).contains(&taken), "{taken} bytes");
+    // What is read makes room for more.
+    let mut client = Client::connect(server.clients, "/echo");
+    let long = vec![b'a'; 1_000_000];
+    client.stream.write_all(&frame(FIN | TEXT, &long)).expect("it is read");
+    let Next::Frame(echo) = client.next() else { panic!("no echo") };
+    assert_eq!(echo.payload.len(), long.len());
+}
+
+/// Sends until nothing more is taken; how many bytes were.
+fn sent_until_full(mut stream: &TcpStream, most: usize) -> usize {
+    let mut sent = 0;
+    while sent < most {
+        match stream.write(&[b'a'; 1_024]) {
+            Ok(len) => sent += len,
+            Err(_) => break,
+        }
+    }
+    sent
 }
 
 #[test]

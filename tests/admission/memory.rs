@@ -26,6 +26,9 @@ const MIB: u64 = 1 << 20;
 /// Clients that are served all the while.
 const WITNESSES: usize = 20;
 
+/// Clients that use what there is once, on every shard.
+const WARM_UP: u8 = 8;
+
 /// How much more than before may be in use when the attackers have gone, in parts of the limit.
 const COMES_BACK: u64 = 10;
 
@@ -81,6 +84,7 @@ impl Siege {
         let witnesses = (0..WITNESSES).map(connect).collect();
         // What the first connections need is not the attackers' doing.
         drop((0..200).map(connect).collect::<Vec<_>>());
+        (0..WARM_UP).for_each(|nth| hoards::use_everything(server.clients, nth));
         let mut siege = Self { server, cgroup, limit, witnesses, before: 0 };
         siege.are_alone();
         siege.before = siege.in_use();
@@ -139,6 +143,14 @@ impl Siege {
         assert_eq!(self.cgroup.oom_kills(), 0, "{what}: killed");
         assert!(self.server.is_running(), "{what}: ended");
         self.witnesses.iter_mut().for_each(|witness| witness.echo("still here"));
+    }
+
+    /// What is in use after all of it, once nothing has changed for a while.
+    fn at_rest(&self, sources: usize) -> String {
+        thread::sleep(Duration::from_secs(12));
+        let now = self.in_use() as f64 / MIB as f64;
+        let (limit, before) = (self.limit / MIB, self.before as f64 / MIB as f64);
+        format!("| {limit} | at rest | {sources} | | {before:.1} | | | {now:.1} | | |")
     }
 
     /// These ways at once, from so many sources; then the attackers leave, and the memory is free again.
@@ -233,6 +245,14 @@ fn replies_that_nobody_reads_hold_no_more_than_their_part_of_a_small_container()
     }
 }
 
+#[test]
+fn all_ways_at_once_hold_no_more_than_a_small_container() {
+    let _alone = alone();
+    let Some(mut siege) = Siege::new(64 * MIB, &[]) else { return };
+    let all: Vec<_> = WAYS.iter().collect();
+    println!("{}", siege.endures(&all, 1_000, 1_000));
+}
+
 /// `TRIAL_LIMITS` (MiB, with commas) and `TRIAL_WAYS` (names, with semicolons) choose a part,
 /// `TRIAL_SERVER` another build of the server.
 #[test]
@@ -274,6 +294,9 @@ fn all_ways_in_all_containers() {
                         failed.push(first.to_owned());
                     }
                 }
+            }
+            if let Some(Some(siege)) = &siege {
+                println!("{}", siege.at_rest(sources));
             }
         }
     }

@@ -2,7 +2,7 @@
 //! where. Sources are addresses of 127.0.0.0/8, a block of its own for each way, so that a port is
 //! never short; [`SETTINGS`] says what the server has to think of some of them.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,12 +54,14 @@ pub(crate) struct Target {
 pub(crate) struct Held {
     streams: Vec<TcpStream>,
     load: Option<Load>,
+    /// Connections that `load` has opened.
+    loaded: usize,
 }
 
 impl Held {
-    /// Connections of this process, the ended ones among them.
+    /// Connections, the ended ones among them.
     pub(crate) fn connections(&self) -> usize {
-        self.streams.len()
+        self.streams.len() + self.loaded
     }
 }
 
@@ -114,7 +116,7 @@ impl Way {
                 });
             }
         });
-        Held { streams: streams.into_inner().expect("no panic"), load: None }
+        Held { streams: streams.into_inner().expect("no panic"), load: None, loaded: 0 }
     }
 
     /// The same, of connections that are upgraded.
@@ -132,6 +134,16 @@ impl Way {
             Some(client.stream)
         })
     }
+}
+
+/// An honest client that uses what the server makes room for once: it sends and reads a long message
+/// that is compressed.
+pub(crate) fn use_everything(clients: SocketAddr, nth: u8) {
+    let Some(stream) = connect(Ipv4Addr::new(127, 0, 7, nth + 1), clients) else { return };
+    let message = frame(FIN | COMPRESSED | BINARY, &deflated(&vec![7; 1_000_000]));
+    push(&stream, &[&offer()[..], &message].concat());
+    let mut echo = Vec::new();
+    let _ = stream.take(1 << 10).read_to_end(&mut echo);
 }
 
 fn connect(source: Ipv4Addr, server: SocketAddr) -> Option<TcpStream> {
@@ -251,12 +263,12 @@ fn compressed(way: &Way, target: &Target) -> Held {
     way.each_upgraded(target, 200, &offer(), |stream| push(stream, &messages))
 }
 
-/// Names of channels that nobody else has, as many as fit into a head.
+/// Names of channels that nobody else has, as many as a connection may have of this length.
 fn channel_names(way: &Way, target: &Target) -> Held {
     let next = AtomicUsize::new(0);
     way.each(target, target.many / 4, |mut stream| {
         let nth = next.fetch_add(1, Ordering::Relaxed);
-        let names = (0..30).map(|name| format!("channel={nth:x}-{name}-{:c>220}", ""));
+        let names = (0..16).map(|name| format!("channel={nth:x}-{name}-{:c>240}", ""));
         let path = format!("/ws?{}", names.collect::<Vec<_>>().join("&"));
         stream.write_all(&upgrade_request(&path)).ok()?;
         Some(Client::read_answer(stream).ok()?.ok()?.stream)
@@ -284,8 +296,8 @@ fn idle(_: &Way, target: &Target) -> Held {
     let most = ["--connections", &more, "--per-source", &per_source, "--expect-admitted", "1"];
     let others = ["--source-base", "127.30.0.1", "--allow-closed", "--abandon"];
     let mut load = Load::start("hold", &url, &[&most[..], &others].concat());
-    load.opened();
-    Held { streams: Vec::new(), load: Some(load) }
+    let loaded = load.opened() as usize;
+    Held { streams: Vec::new(), load: Some(load), loaded }
 }
 
 /// Heads, bodies that stop before their end, and answers that nobody reads.
