@@ -393,19 +393,6 @@ pub const PRESSURE_CLOSE_LOOK_MS: u64 = 50;
 /// See [`PRESSURE_CLOSE_LOOK_MS`].
 pub const PRESSURE_CLOSE_PER_MILLE: u64 = 600;
 
-/// How often what is free of the heap goes back to the kernel at most, in milliseconds: that holds up
-/// whoever allocates meanwhile, for some milliseconds if it is a gigabyte.
-pub const TRIM_MS: u64 = 1_000;
-
-/// How much less must be held for clients than there was for that to be worth it, in bytes.
-pub const TRIM_BYTES: u64 = 1 << 20;
-
-/// How long after that it is done again because the process has grown, in milliseconds.
-pub const TRIM_GROWN_MS: u64 = 5_000;
-
-/// Blocks of the heap from this size on are mappings of their own, which are gone when they are freed:
-/// messages and bodies that few clients send at a time. The C library would raise it with each of them.
-pub const MAPPED_BLOCK_BYTES: i32 = 256 << 10;
 
 /// Shutdown resources at most: each may take a thread and a line of the report.
 pub const RESOURCES: usize = 256;

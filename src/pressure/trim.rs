@@ -5,7 +5,16 @@
 //! Not at every look: it holds up whoever allocates meanwhile.
 
 use crate::clock::Now;
-use crate::limits;
+
+/// How often what is free of the heap goes back to the kernel at most, in milliseconds: that holds up
+/// whoever allocates meanwhile, for some milliseconds if it is a gigabyte.
+const TRIM_MS: u64 = 1_000;
+
+/// How much less must be held for clients than there was for that to be worth it, in bytes.
+const TRIM_BYTES: u64 = 1 << 20;
+
+/// How long after that it is done again because the process has grown, in milliseconds.
+const TRIM_GROWN_MS: u64 = 5_000;
 
 /// What has been seen since it was last done.
 #[derive(Debug)]
@@ -41,12 +50,12 @@ impl Trim {
         let least = self.least.map_or(look.resident, |least| least.min(look.resident));
         let rises = look.resident > std::mem::replace(&mut self.last, look.resident);
         self.least = Some(least);
-        let is_freed = self.peak - look.held >= limits::TRIM_BYTES.max(self.peak / 2);
-        let is_grown = look.resident - least >= limits::TRIM_BYTES.max(least / 8)
+        let is_freed = self.peak - look.held >= TRIM_BYTES.max(self.peak / 2);
+        let is_grown = look.resident - least >= TRIM_BYTES.max(least / 8)
             && !rises
-            && now >= self.done.plus_ms(limits::TRIM_GROWN_MS);
+            && now >= self.done.plus_ms(TRIM_GROWN_MS);
         let is_wanted = is_freed || is_grown || look.is_short;
-        if !is_wanted || now < self.done.plus_ms(limits::TRIM_MS) {
+        if !is_wanted || now < self.done.plus_ms(TRIM_MS) {
             return false;
         }
         *self = Self { done: now, peak: look.held, least: None, last: look.resident };
@@ -72,7 +81,7 @@ mod tests {
         assert!(!look(1, 100 * MIB) && !look(2, 51 * MIB));
         assert!(look(3, 50 * MIB) && !look(4, 50 * MIB) && !look(5, 26 * MIB));
         assert!(look(6, 0) && !look(7, 0));
-        assert!(!look(8, limits::TRIM_BYTES - 1) && !look(9, 0), "not worth it");
+        assert!(!look(8, TRIM_BYTES - 1) && !look(9, 0), "not worth it");
     }
 
     #[test]
@@ -92,8 +101,7 @@ mod tests {
     fn while_memory_is_short_it_is_done_once_in_its_interval() {
         let mut trim = Trim::new(seconds(0));
         let look = Look { held: MIB, resident: MIB, is_short: true };
-        let looks =
-            (0..=10 * limits::TRIM_MS / 100).filter(|at| trim.is_due(look, Now::from_ms(at * 100)));
+        let looks = (0..=10 * TRIM_MS / 100).filter(|at| trim.is_due(look, Now::from_ms(at * 100)));
         assert_eq!(looks.count(), 10);
     }
 }

@@ -1,6 +1,8 @@
 //! The C library's heap.
 
-use crate::limits::MAPPED_BLOCK_BYTES;
+/// Blocks of the heap from this size on are mappings of their own, which are gone when they are freed:
+/// messages and bodies that few clients send at a time. The C library would raise it with each of them.
+const MAPPED_BLOCK_BYTES: i32 = 256 << 10;
 
 /// Lets large blocks be mappings of their own, whatever sizes are freed. For the process, so that only
 /// one that is the server calls it, before it starts any thread.
