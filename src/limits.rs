@@ -298,12 +298,6 @@ pub const READ_PAUSE_BYTES: usize = 64 << 10;
 /// nothing can pass them; less would wake a shard more often for a client that reads fast.
 pub const KERNEL_UNSENT_BYTES: i32 = 64 << 10;
 
-/// Bytes that the kernel takes of a client before anything has been read of it (SO_RCVBUF): a whole
-/// head of the default length. The kernel's own default is sixteen times as much, which thousands
-/// of connections that are not admitted could fill in a moment. As soon as a client is read from, the
-/// kernel lets the buffer grow with what it sends (SO_BUF_LOCK).
-pub const KERNEL_UNREAD_BYTES: i32 = 8 << 10;
-
 /// Over how long `delivery.min_bytes_per_second` is a mean, in ticks: 10 s. A receiver opens its
 /// window by a segment at least, which is 64 KiB on loopback: one that reads 10 kB/s does so every
 /// 6.6 s.
@@ -353,8 +347,6 @@ pub const PUBLICATIONS_LOOKED_AT: usize = 256;
 
 /// Spare send buffers that a shard keeps, and the largest that is worth keeping.
 pub const SPARE_BUFFERS: usize = 64;
-/// Spare send buffers that are kept with time: of those above, each tick frees one.
-pub const SPARE_BUFFERS_KEPT: usize = 8;
 /// See [`SPARE_BUFFERS`].
 pub const SPARE_BUFFER_BYTES: usize = 16 << 10;
 
@@ -392,7 +384,6 @@ pub const PRESSURE_LOOK_MS: u64 = 250;
 pub const PRESSURE_CLOSE_LOOK_MS: u64 = 50;
 /// See [`PRESSURE_CLOSE_LOOK_MS`].
 pub const PRESSURE_CLOSE_PER_MILLE: u64 = 600;
-
 
 /// Shutdown resources at most: each may take a thread and a line of the report.
 pub const RESOURCES: usize = 256;

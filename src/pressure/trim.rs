@@ -13,19 +13,25 @@ const TRIM_MS: u64 = 1_000;
 /// How much less must be held for clients than there was for that to be worth it, in bytes.
 const TRIM_BYTES: u64 = 1 << 20;
 
-/// How long after that it is done again because the process has grown, in milliseconds.
-const TRIM_GROWN_MS: u64 = 5_000;
+/// How long after that it is done again because the process has grown, in milliseconds, and how often
+/// it is tried, each time after twice the pause, before what it has grown to counts as in use.
+const TRIM_GROWN_MS: u64 = 2_000;
+/// See [`TRIM_GROWN_MS`].
+const TRIM_GROWN_TRIES: u32 = 5;
 
-/// What has been seen since it was last done.
+/// What has been seen.
 #[derive(Debug)]
 pub(super) struct Trim {
     done: Now,
-    /// The most that has been held, in bytes.
+    /// The most that has been held since then, in bytes.
     peak: u64,
-    /// The least that the process has had in RAM; `None` until it has been looked at.
+    /// The least that the process has had in RAM, of what is not in use for long; `None` until it has
+    /// been looked at.
     least: Option<u64>,
     /// What it had at the last look.
     last: u64,
+    /// How often it was done because the process has grown, and it has not helped.
+    tries: u32,
 }
 
 /// One look.
@@ -41,25 +47,35 @@ pub(super) struct Look {
 
 impl Trim {
     pub(super) fn new(now: Now) -> Self {
-        Self { done: now, peak: 0, least: None, last: u64::MAX }
+        Self { done: now, peak: 0, least: None, last: u64::MAX, tries: 0 }
     }
 
     /// Whether it is to be done now.
     pub(super) fn is_due(&mut self, look: Look, now: Now) -> bool {
         self.peak = self.peak.max(look.held);
-        let least = self.least.map_or(look.resident, |least| least.min(look.resident));
-        let rises = look.resident > std::mem::replace(&mut self.last, look.resident);
-        self.least = Some(least);
         let is_freed = self.peak - look.held >= TRIM_BYTES.max(self.peak / 2);
-        let is_grown = look.resident - least >= TRIM_BYTES.max(least / 8)
-            && !rises
-            && now >= self.done.plus_ms(TRIM_GROWN_MS);
-        let is_wanted = is_freed || is_grown || look.is_short;
-        if !is_wanted || now < self.done.plus_ms(TRIM_MS) {
+        let is_grown = self.is_grown(look.resident, now);
+        if !(is_freed || is_grown || look.is_short) || now < self.done.plus_ms(TRIM_MS) {
             return false;
         }
-        *self = Self { done: now, peak: look.held, least: None, last: look.resident };
+        (self.done, self.peak) = (now, look.held);
+        self.tries += u32::from(is_grown);
+        if self.tries == TRIM_GROWN_TRIES {
+            (self.least, self.tries) = (None, 0);
+        }
         true
+    }
+
+    /// Whether the process has more in RAM than it had, and not more than at the last look.
+    fn is_grown(&mut self, resident: u64, now: Now) -> bool {
+        let least = self.least.map_or(resident, |least| least.min(resident));
+        self.least = Some(least);
+        let rises = resident > std::mem::replace(&mut self.last, resident);
+        if resident - least < TRIM_BYTES.max(least / 8) {
+            self.tries = 0;
+            return false;
+        }
+        !rises && now >= self.done.plus_ms(TRIM_GROWN_MS << self.tries)
     }
 }
 
@@ -85,16 +101,19 @@ mod tests {
     }
 
     #[test]
-    fn it_is_done_once_after_the_process_has_grown() {
+    fn it_is_tried_some_times_after_the_process_has_grown() {
         let mut trim = Trim::new(seconds(0));
         let mut look =
             |at, resident| trim.is_due(Look { held: 0, resident, is_short: false }, seconds(at));
         assert!(!look(10, 80 * MIB) && !look(11, 89 * MIB) && !look(12, 90 * MIB), "it rises");
         assert!(!look(13, 89 * MIB), "by less than an eighth");
-        assert!(!look(14, 95 * MIB) && look(15, 95 * MIB) && !look(16, 95 * MIB));
-        assert!(!look(17, 40 * MIB) && !look(18, 50 * MIB) && !look(19, 50 * MIB), "too soon");
-        assert!(look(20, 50 * MIB));
-        assert!(!look(60, 50 * MIB), "all of it is in use");
+        assert!(!look(14, 95 * MIB) && look(15, 95 * MIB), "it does not go on rising");
+        let tries: Vec<_> = (16..200).filter(|at| look(*at, 95 * MIB)).collect();
+        assert_eq!(tries, [19, 27, 43, 75], "then all of it is in use");
+        assert!(!look(300, 100 * MIB) && !look(301, 100 * MIB), "by less than an eighth");
+        assert!(!look(302, 120 * MIB) && look(303, 120 * MIB) && !look(304, 96 * MIB), "it helped");
+        assert!(!look(305, 120 * MIB) && !look(306, 70 * MIB) && !look(309, 80 * MIB));
+        assert!(look(310, 80 * MIB), "from the least on");
     }
 
     #[test]

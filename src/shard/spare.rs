@@ -2,6 +2,9 @@
 
 use crate::limits;
 
+/// Buffers that are kept with time: of those above, each tick frees one.
+const KEPT: usize = 8;
+
 /// Empty buffers.
 #[derive(Debug, Default)]
 pub(super) struct Spare {
@@ -25,7 +28,7 @@ impl Spare {
 
     /// With time fewer are kept: a shard that needs more has as many again in a moment.
     pub(super) fn on_tick(&mut self) {
-        if self.buffers.len() > limits::SPARE_BUFFERS_KEPT {
+        if self.buffers.len() > KEPT {
             self.buffers.pop();
         }
     }

@@ -8,7 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::classic_bpf;
 use super::socket_address::RawAddress;
-use crate::limits::{KERNEL_UNREAD_BYTES, KERNEL_UNSENT_BYTES};
+use crate::limits::KERNEL_UNSENT_BYTES;
+
+/// Bytes that the kernel takes of a client before anything has been read of it (SO_RCVBUF): a whole
+/// head of the default length. The kernel's own default is sixteen times as much, which thousands
+/// of connections that are not admitted could fill in a moment. As soon as a client is read from, the
+/// kernel lets the buffer grow with what it sends (SO_BUF_LOCK).
+const KERNEL_UNREAD_BYTES: i32 = 8 << 10;
 
 /// After kill -9 the kernel needs some milliseconds to tear the old rings down, during which
 /// their port is still taken; another server's port stays taken for longer than this.
