@@ -33,6 +33,15 @@ pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(5);
 /// to complete. How long they may take to be answered is in the order.
 const LAST_ARRIVALS_MS: u64 = 50;
 
+/// The last part of a drain: since when, the next slot to say goodbye to at once, and the next to
+/// cut.
+#[derive(Clone, Copy, Debug)]
+struct Forcing {
+    since: Now,
+    goodbye_next: FileSlot,
+    cut_next: FileSlot,
+}
+
 /// The drain of this shard.
 #[derive(Debug)]
 pub(super) struct Drain {
@@ -54,10 +63,7 @@ pub(super) struct Drain {
     told: u64,
     /// Connections in the middle of a message at their turn.
     in_message: Queue<Token>,
-    /// Forcing: since when, the next slot to say goodbye to at once, and the next to cut.
-    forcing_since: Option<Now>,
-    goodbye_next: FileSlot,
-    cut_next: FileSlot,
+    forcing: Option<Forcing>,
     /// Stopping: since when.
     stopping_since: Option<Now>,
     end: FileSlot,
@@ -78,7 +84,7 @@ impl Drain {
 
     /// True while connections leave at a pace, or the end is near.
     pub(super) fn is_pacing(&self) -> bool {
-        self.closing || self.forcing_since.is_some() || self.stopping_since.is_some()
+        self.closing || self.forcing.is_some() || self.stopping_since.is_some()
     }
 
     /// Connections in slots before this one have been sent a notice.
@@ -99,9 +105,13 @@ impl Drain {
         self.order = order;
     }
 
+    fn begin_forcing(&mut self, now: Now) {
+        self.forcing.get_or_insert(Forcing { since: now, goodbye_next: 0, cut_next: 0 });
+    }
+
     /// What its connections have to know of it.
     fn terms(&self) -> DrainTerms {
-        let forcing_at_ms = if self.forcing_since.is_some() { 0 } else { self.order.forcing_at_ms };
+        let forcing_at_ms = if self.forcing.is_some() { 0 } else { self.order.forcing_at_ms };
         DrainTerms { close_patience: Deadlines::ticks(self.order.close_timeout_ms), forcing_at_ms }
     }
 
@@ -169,7 +179,7 @@ impl<E: Environment> Shard<E> {
                     let (rate, ramp_ms) = (drain.order.connections_per_second, drain.order.ramp_ms);
                     drain.outflow.set(rate, ramp_ms, now);
                 }
-                Phase::Forcing => drain.forcing_since = Some(now),
+                Phase::Forcing => drain.begin_forcing(now),
                 Phase::Flushing | Phase::Stopped => {
                     drain.stopping_since = Some(now);
                     self.ring.let_nobody_begin();
@@ -238,9 +248,7 @@ impl<E: Environment> Shard<E> {
             close_next: 0,
             told: 0,
             in_message: Queue::default(),
-            forcing_since: None,
-            goodbye_next: 0,
-            cut_next: 0,
+            forcing: None,
             stopping_since: None,
             end: self.connections.end(),
         });
@@ -255,9 +263,13 @@ impl<E: Environment> Shard<E> {
 
     pub(super) fn go_on_draining(&mut self) {
         let Some(mut drain) = self.draining.drain.take() else { return };
-        let more_to_end = match drain.forcing_since {
+        let more_to_end = match drain.forcing {
             None => self.close_at_pace(&mut drain),
-            Some(since) => self.force(&mut drain, since),
+            Some(mut forcing) => {
+                let has_more = self.force(&mut drain, &mut forcing);
+                drain.forcing = Some(forcing);
+                has_more
+            }
         };
         // Whose turn it is already hears everything at once.
         drain.has_work = more_to_end || self.send_notices(&mut drain);
@@ -334,28 +346,30 @@ impl<E: Environment> Shard<E> {
     }
 
     /// Everybody is told at once, and cut a moment later. True if there are more of them.
-    fn force(&mut self, drain: &mut Drain, since: Now) -> bool {
+    fn force(&mut self, drain: &mut Drain, forcing: &mut Forcing) -> bool {
         for _ in 0..limits::VISITS_PER_TURN {
-            if drain.goodbye_next >= drain.end {
+            if forcing.goodbye_next >= drain.end {
                 break;
             }
-            if let Some(id) = self.connections.token(drain.goodbye_next) {
+            if let Some(id) = self.connections.token(forcing.goodbye_next) {
                 self.say_goodbye(id, drain, false);
                 self.with_connection(id, Event::OnlyClose);
             }
-            drain.goodbye_next += 1;
+            forcing.goodbye_next += 1;
         }
-        if self.cx.clock.now.since(since) < Duration::from_millis(drain.order.last_moment_ms) {
-            return drain.goodbye_next < drain.end;
+        if self.cx.clock.now.since(forcing.since)
+            < Duration::from_millis(drain.order.last_moment_ms)
+        {
+            return forcing.goodbye_next < drain.end;
         }
         for _ in 0..limits::VISITS_PER_TURN {
-            if drain.cut_next >= drain.end {
+            if forcing.cut_next >= drain.end {
                 return false;
             }
-            if let Some(id) = self.connections.token(drain.cut_next) {
+            if let Some(id) = self.connections.token(forcing.cut_next) {
                 self.with_connection(id, Event::DrainCut);
             }
-            drain.cut_next += 1;
+            forcing.cut_next += 1;
         }
         true
     }

@@ -6,5 +6,6 @@ mod attacks_table;
 mod documents;
 mod requirements;
 mod rules;
+mod shape;
 #[path = "../support/mod.rs"]
 mod support;

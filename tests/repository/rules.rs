@@ -33,7 +33,7 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// Every Rust file, by its path in the repository.
-fn rust_files() -> Vec<(String, String)> {
+pub(crate) fn rust_files() -> Vec<(String, String)> {
     let mut files = Vec::new();
     for directory in ["src", "tests", "benches"] {
         collect(&root().join(directory), &mut files);
