@@ -28,6 +28,7 @@ mod on_message;
 mod on_tick;
 mod outflow;
 mod placement;
+mod reconcile;
 mod refusing;
 mod sessions;
 pub mod settings;

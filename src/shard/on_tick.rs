@@ -105,6 +105,7 @@ impl<E: Environment> Shard<E> {
         }
         self.cx.clock.tick = tick;
         self.cx.metrics.tick_ms.set(u64::from(tick) * TICK_MS);
+        self.reconcile();
         let Timing { timers, due, .. } = &mut self.timing;
         timers.take_due(&mut self.connections, tick, due);
         while let Some(id) = self.cx.sessions.pop_late(tick) {
