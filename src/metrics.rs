@@ -96,6 +96,10 @@ pub struct ShardMetrics {
     pub channel_bytes: Count,
     /// Subscriptions that were refused, by `ChannelRefusal`.
     pub channels_refused: [Count; ChannelRefusal::ALL.len()],
+    /// Reads of compressed messages that cost so much that the connection had to wait its turn.
+    pub heavy_reads: Count,
+    /// What these cost in total, in nanoseconds.
+    pub heavy_ns: Count,
     /// Bytes queued for clients that the kernel has not taken yet (gauge).
     pub queued_bytes: Count,
     /// Memory that messages to clients hold, those on their way and publications included

@@ -112,6 +112,13 @@ impl<E: Environment> Shard<E> {
         }
     }
 
+    /// Reads on from the connection whose bytes cost much that has waited longest, if it is time.
+    pub(super) fn read_heavy(&mut self) {
+        if let Some(id) = self.cx.heavy.pop(self.cx.clock.now.ns()) {
+            self.with_connection(id, Event::HeavyTurn);
+        }
+    }
+
     /// Begins to receive from those who have sent something, the longest waiting first. Each holds a
     /// buffer until the next turn, so a burst does not make a quiet shard keep one for each of them.
     pub(super) fn receive_some(&mut self) {

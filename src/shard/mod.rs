@@ -21,6 +21,7 @@ mod farewell;
 mod gathering;
 mod half_open;
 mod heads;
+mod heavy;
 mod hostile;
 mod machine;
 mod on_accept;
@@ -69,6 +70,7 @@ use fan_out::FanOut;
 use farewell::Farewells;
 use half_open::HalfOpen;
 use heads::Heads;
+use heavy::Heavy;
 use hostile::{Output, PingCounts, Unfinished};
 use machine::Event;
 use machine::context::{Action, Budgets, Context, Handshakes, Next, Serving, Shutdown, TurnTime};
@@ -159,6 +161,7 @@ impl<E: Environment> Shard<E> {
                 pings: PingCounts::new(settings.max_pings_per_second, hash.clone()),
             },
             unread: Unread::new(hash.clone()),
+            heavy: Heavy::new(hash.clone()),
             sessions: Sessions::new(parts.index, parts.server, hash.clone()),
             handshakes: Handshakes {
                 half_open: HalfOpen::new(settings.half_open),
@@ -228,6 +231,7 @@ impl<E: Environment> Shard<E> {
     pub fn act(&mut self) {
         self.mesh.inbox.awake();
         self.look_at_the_clock();
+        self.cx.heavy.begin_turn();
         self.dispatch_some();
         self.carry_out_actions();
         self.go_on_accepting();
@@ -238,6 +242,7 @@ impl<E: Environment> Shard<E> {
         self.go_on_staying();
         self.on_tick();
         self.meet_deadlines();
+        self.read_heavy();
         self.receive_some();
         self.carry_out_actions();
         self.note_turn();
@@ -291,6 +296,9 @@ impl<E: Environment> Shard<E> {
             for _ in 0..limits::COMPLETIONS_BETWEEN_LOOKS {
                 let Some(completion) = self.ring.next_completion() else { return };
                 self.dispatch(completion);
+                if self.cx.heavy.is_turn_full() {
+                    return;
+                }
             }
             let full = self.ring.unsubmitted() >= limits::STARTED_PER_TURN;
             if full || self.environment.now().ns() >= end_ns {
@@ -310,10 +318,12 @@ impl<E: Environment> Shard<E> {
         if work_left || !self.mesh.inbox.may_sleep() {
             return Wait::AtMost(Duration::ZERO);
         }
-        let paces = self.draining.drain.as_ref().is_some_and(Drain::is_pacing);
-        if paces || self.mesh.outbox.waits() {
-            return Wait::AtMost(drain::PACE_INTERVAL);
+        let is_pacing = self.draining.drain.as_ref().is_some_and(Drain::is_pacing);
+        let paces = (is_pacing || self.mesh.outbox.waits()).then_some(drain::PACE_INTERVAL);
+        let heavy = self.cx.heavy.rests(self.cx.clock.now.ns());
+        match paces.into_iter().chain(heavy).min() {
+            Some(longest) => Wait::AtMost(longest),
+            None => self.timing.gathering.wait(),
         }
-        self.timing.gathering.wait()
     }
 }

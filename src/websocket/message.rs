@@ -37,6 +37,17 @@ pub enum Event<'a> {
     },
 }
 
+impl Event<'_> {
+    /// Bytes of the message, inflated; 0 for anything else.
+    pub fn message_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+            Self::Ping(_) | Self::Pong(_) | Self::Close { .. } => 0,
+        }
+    }
+}
+
 /// What the reader accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {

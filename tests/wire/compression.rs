@@ -3,12 +3,15 @@
 
 use crate::support;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::figures::{Figures, metric};
 use crate::support::server::Server;
 use crate::support::wire::{
-    BINARY, CLOSE, COMPRESSED, CONTINUATION, Client, End, FIN, Next, PING, Response, TEXT,
-    close_payload, frame, upgrade_request_with,
+    BINARY, CLOSE, COMPRESSED, CONTINUATION, Client, End, FIN, Frame, Next, PING, PONG, Response,
+    TEXT, close_payload, frame, upgrade_request_with,
 };
 use crate::support::{eventually, http, socket};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
@@ -295,4 +298,84 @@ fn replies_that_are_a_thousand_times_as_long_are_made_as_they_are_taken() {
         assert_eq!(client.frame().payload, b"and on it goes");
         client.close();
     }
+}
+
+/// A message of a kilobyte that is one of a megabyte.
+fn bomb() -> Vec<u8> {
+    frame(FIN | BINARY | COMPRESSED, &deflated(&vec![0; 1_000_000], 9))
+}
+
+/// What reads that were found heavy have cost.
+fn heavy_time(server: &Server) -> f64 {
+    let lines = Figures::of(server).lines("tidegate_heavy_reads_time_seconds_total");
+    lines.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+#[test]
+fn bombs_without_a_pause_have_a_part_of_the_time_of_their_shard_and_no_more() {
+    let _alone = support::alone();
+    let server = Server::start(&["server.shards=1"]);
+    let bombs = bomb().repeat(16);
+    let ends = AtomicBool::new(false);
+    let heavy = || metric(&server, "tidegate_heavy_reads_total");
+    thread::scope(|scope| {
+        for path in ["/ws?channel=x", "/ws?channel=y"] {
+            let mut hostile = connect(&server, path, &[OFFER]).stream;
+            hostile.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+            let (bombs, ends) = (&bombs, &ends);
+            scope.spawn(move || {
+                let mut at = 0;
+                while !ends.load(Ordering::Relaxed) {
+                    // As much as there is room for, always from where it ended.
+                    at = (at + hostile.write(&bombs[at..]).unwrap_or(0)) % bombs.len();
+                }
+            });
+        }
+        eventually("what they send is found heavy", || heavy() >= 20);
+        let (begun, spent, reads) = (Instant::now(), heavy_time(&server), heavy());
+        let mut honest = Client::connect(server.clients, "/echo");
+        for number in 0..200 {
+            honest.echo(&number.to_string());
+        }
+        eventually("it goes on", || heavy() >= reads + 200);
+        let (spent, passed) = (heavy_time(&server) - spent, begun.elapsed().as_secs_f64());
+        ends.store(true, Ordering::Relaxed);
+        assert!(spent < passed * 0.27 + 0.03, "{spent} of {passed} seconds");
+    });
+}
+
+/// Those who wait their turn lose nothing, in whatever way they send.
+#[test]
+fn clients_with_heavy_messages_all_have_their_turn() {
+    let _alone = support::alone();
+    let server = Server::start(&["server.shards=1"]);
+    // Long replies may be sent as they are.
+    let len = |reply: &Frame| match reply.first {
+        first if first == FIN | BINARY | COMPRESSED => inflated(&reply.payload, 15).len(),
+        first => {
+            assert_eq!(first, FIN | BINARY);
+            reply.payload.len()
+        }
+    };
+    let mut clients: Vec<_> = (0..16).map(|_| connect(&server, "/echo", &[OFFER])).collect();
+    for client in &mut clients {
+        client.send(&[bomb().repeat(4), frame(FIN | PING, b"behind")].concat());
+    }
+    // One by one, so that a lasting receive is armed; and one that ends its side behind its messages.
+    for client in &mut clients[..4] {
+        (0..8).for_each(|_| client.send(&bomb()));
+    }
+    clients[15].half_close();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let messages = if number < 4 { 12 } else { 4 };
+        let replies: Vec<_> = (0..=messages).map(|_| client.frame()).collect();
+        let (pongs, replies): (Vec<_>, Vec<_>) =
+            replies.into_iter().partition(|reply| reply.opcode() == PONG);
+        assert_eq!((pongs.len(), replies.len()), (1, messages));
+        assert!(replies.iter().all(|reply| len(reply) == 1_000_000));
+    }
+    assert!(metric(&server, "tidegate_heavy_reads_total") >= 16 * 3);
+    clients.truncate(15);
+    clients.iter_mut().for_each(|client| client.send(&frame(FIN | TEXT, b"done")));
+    clients.iter_mut().for_each(|client| assert_eq!(client.frame().text(), "done"));
 }

@@ -225,6 +225,19 @@ fn messages(page: &mut Page<'_, '_>) -> Result<(), Error> {
         |shard| shard.channel_bytes.get(),
     )?;
     channels_refused(page)?;
+    page.counter_by_shard(
+        "tidegate_heavy_reads",
+        None,
+        "Reads of compressed messages that cost a quarter of a millisecond or more, after which the \
+         client waits its turn",
+        |shard| shard.heavy_reads.get(),
+    )?;
+    page.counter_by_shard(
+        "tidegate_heavy_reads_time",
+        SECONDS,
+        "What such reads cost; all clients together have a quarter of a shard's time for them",
+        |shard| seconds(shard.heavy_ns.get()),
+    )?;
     page.gauge_by_shard(
         "tidegate_queued",
         BYTES,

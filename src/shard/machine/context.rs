@@ -21,6 +21,7 @@ use crate::sessions::id::SessionId;
 use crate::shard::farewell::Farewells;
 use crate::shard::half_open::HalfOpen;
 use crate::shard::heads::Heads;
+use crate::shard::heavy::Heavy;
 use crate::shard::hostile::{Output, PingCounts, Unfinished};
 use crate::shard::refusing::Refusing;
 use crate::shard::sessions::Sessions;
@@ -42,6 +43,7 @@ pub(crate) struct Context {
     pub(crate) serving: Serving,
     pub(crate) budgets: Budgets,
     pub(crate) unread: Unread,
+    pub(crate) heavy: Heavy,
     pub(crate) registry: Registry,
     pub(crate) sessions: Sessions,
     pub(crate) handshakes: Handshakes,

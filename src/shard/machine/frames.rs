@@ -11,6 +11,7 @@ use crate::handler::{Effect, Inbound};
 use crate::limits;
 use crate::ring::Frame;
 use crate::shard::fan_out::Publication;
+use crate::shard::heavy::Work;
 use crate::websocket::frame::{self, Role};
 use crate::websocket::{Control, Event, Incoming, OpCode, Rules, Violation, close_frame};
 
@@ -52,27 +53,34 @@ impl Machine<'_> {
             incoming = incoming.inflating(&mut serving.inflater);
         }
         let mut messages = 0;
+        let mut work = Work::default();
         let ended = loop {
-            match incoming.next() {
+            let event = match incoming.next() {
                 Ok(None) => break Ended::No,
                 Err(violation) => break Ended::Violated(violation),
-                Ok(Some(Event::Close { code, .. })) => break Ended::Closed { code },
-                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(event)) => event,
+            };
+            if window.is_some() {
+                work.add(event.message_bytes());
+            }
+            match event {
+                Event::Close { code, .. } => break Ended::Closed { code },
+                Event::Pong(_) => {}
                 // After our own Close nothing more may be sent (RFC 6455 5.5.1).
-                Ok(Some(Event::Ping(_) | Event::Text(_) | Event::Binary(_))) if !is_open => {}
-                Ok(Some(Event::Ping(payload))) => {
+                Event::Ping(_) | Event::Text(_) | Event::Binary(_) if !is_open => {}
+                Event::Ping(payload) => {
                     pongs.answer(payload, if pass { &mut passing } else { &mut effects.bytes });
                 }
-                Ok(Some(Event::Text(text))) => {
+                Event::Text(text) => {
                     messages += 1;
                     handler.receive(Inbound::Text(text), effects);
                 }
-                Ok(Some(Event::Binary(bytes))) => {
+                Event::Binary(bytes) => {
                     messages += 1;
                     handler.receive(Inbound::Binary(bytes), effects);
                 }
             }
-            if effects.bytes.len() > room {
+            if effects.bytes.len() > room || work.is_enough() {
                 break Ended::Paused;
             }
         };
@@ -84,6 +92,11 @@ impl Machine<'_> {
         self.cx.metrics.messages_received.add(u64::from(messages));
         if window.is_some() {
             self.count_compression();
+        }
+        if work.is_heavy() || (work.is_enough() && !rest.is_empty()) {
+            self.cx.metrics.heavy_reads.add(1);
+            self.cx.metrics.heavy_ns.add(work.cost_ns());
+            self.cx.heavy.push(self.id, work, self.cx.clock.now.ns());
         }
         self.apply_effects();
         self.send_pongs(&pongs, passing);

@@ -37,7 +37,7 @@ impl Machine<'_> {
     /// Frames as they come from the kernel.
     pub(super) fn on_received_frames(&mut self, bytes: &mut [u8]) {
         self.cx.metrics.bytes_received.add(bytes.len() as u64);
-        if self.cx.unread.has(self.id) {
+        if self.cx.unread.has(self.id) || self.cx.heavy.holds(self.id) {
             return self.keep_unread(bytes);
         }
         self.on_frames(bytes);

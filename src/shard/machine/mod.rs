@@ -56,6 +56,8 @@ pub(crate) enum Event<'a> {
     Readable(Result<(), Errno>),
     /// It is its turn to receive.
     ReceiveTurn,
+    /// It is its turn among connections whose bytes cost much.
+    HeavyTurn,
     /// Bytes have been received. `lasts`: the receive is a multishot one, and goes on.
     Received { bytes: &'a mut [u8], lasts: bool },
     /// The client has ended its side.
@@ -165,6 +167,8 @@ impl Machine<'_> {
         match event {
             Event::Readable(result) => self.on_readable(result),
             Event::ReceiveTurn => self.on_receive_turn(),
+            // What was kept is read, and more is awaited, after every event.
+            Event::HeavyTurn => {}
             Event::Received { bytes, lasts } => self.on_received(bytes, lasts),
             Event::EndOfStream { lasts } => self.on_no_more(lasts),
             Event::ReceiveFailed { errno, lasts } => self.on_receive_failed(errno, lasts),

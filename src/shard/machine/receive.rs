@@ -162,6 +162,9 @@ impl Machine<'_> {
             if !matches!(self.connection.state, State::Open | State::Closing) {
                 return self.drop_unread();
             }
+            if self.cx.heavy.holds(self.id) {
+                return; // until it is its turn
+            }
             let may_read = match self.goes_on_with.take() {
                 Some(held) => held + self.connection.held_bytes() <= limits::READ_PAUSE_BYTES,
                 // What a send in flight still has to send is not known.
@@ -184,7 +187,7 @@ impl Machine<'_> {
         let in_flight = self.connection.in_flight;
         let does_not_read = self.connection.held_bytes() > limits::READ_PAUSE_BYTES;
         if in_flight.has(InFlight::LASTING) {
-            if does_not_read {
+            if does_not_read || self.cx.heavy.holds(self.id) {
                 self.cancel_receive();
             }
             return;
@@ -206,7 +209,8 @@ impl Machine<'_> {
             | State::Flushing
             | State::Ending => false,
         };
-        if is_armed || !is_heard || does_not_read || self.cx.unread.has(self.id) {
+        let waits = self.cx.unread.has(self.id) || self.cx.heavy.holds(self.id);
+        if is_armed || !is_heard || does_not_read || waits {
             return;
         }
         self.cx.next.receive = match self.listen {
