@@ -146,6 +146,11 @@ pub struct ShardMetrics {
     pub buffers_starved: Count,
     /// Times that accepting was paused: table full, or the kernel refused (EMFILE, ENFILE).
     pub accept_paused: Count,
+    /// The kernel's number of the shard's thread; 0 before it has begun.
+    pub thread: Count,
+    /// What of every 1024 attempts that could be admitted the shard refuses because it is pressed
+    /// itself. Written by the thread that looks at the pressure.
+    pub withheld: Count,
     /// Sources that are being tracked (gauge).
     pub tracked_sources: Count,
     /// Sources that would be refused now (gauge).

@@ -74,18 +74,50 @@ pub struct Admission {
     ip: IpBuckets,
     leases: Leases,
     load: Load,
+    withholding: Withholding,
+}
+
+/// A share of what could be admitted that is not, spread evenly.
+#[derive(Debug, Clone, Copy, Default)]
+struct Withholding {
+    parts: u64,
+    owed: u64,
+}
+
+impl Withholding {
+    /// Parts of the whole.
+    const WHOLE: u64 = 1_024;
+
+    /// Whether the next one is refused.
+    fn takes_next(&mut self) -> bool {
+        self.owed += self.parts;
+        let takes = self.owed >= Self::WHOLE;
+        if takes {
+            self.owed -= Self::WHOLE;
+        }
+        takes
+    }
 }
 
 impl Admission {
     /// Books without entries and with nothing leased. `hasher` has to be seeded unpredictably,
     /// or attackers can choose sources that collide.
     pub fn new(limits: IpLimits, hasher: RandomState) -> Self {
-        Self { ip: IpBuckets::new(limits, hasher), leases: Leases::default(), load: Load::Light }
+        Self {
+            ip: IpBuckets::new(limits, hasher),
+            leases: Leases::default(),
+            load: Load::Light,
+            withholding: Withholding::default(),
+        }
     }
 
     /// Judges one attempt. All checks are made before anything is taken.
     pub fn admit(&mut self, source: SourceKey, now_ns: u64) -> Verdict {
         match self.check(source, now_ns) {
+            Ok(Room::Yes) if self.withholding.takes_next() => Verdict::Refused {
+                reason: RefusalReason::Overload,
+                retry_after_ms: SLOT_RETRY_AFTER_MS,
+            },
             Ok(Room::Yes) => {
                 self.ip.commit(source, now_ns);
                 self.leases.take();
@@ -124,6 +156,12 @@ impl Admission {
     /// Whether nobody enters because the memory is at its limit.
     pub fn is_locked(&self) -> bool {
         self.load == Load::TooMuch
+    }
+
+    /// From now on so many of 1024 attempts that could be admitted are refused, because this shard is
+    /// pressed and others are not.
+    pub fn withhold(&mut self, parts: u64) {
+        self.withholding.parts = parts.min(Withholding::WHOLE);
     }
 
     /// The connection that [`admit`](Self::admit) let in has ended: its slots are free again.
@@ -219,6 +257,23 @@ mod tests {
         assert_eq!(admitted, 60);
         let admitted = (0..1000).filter(|_| books.admit(source(2), 0) == Verdict::Admitted).count();
         assert_eq!(admitted, 40, "what is left of the tokens");
+    }
+
+    #[test]
+    fn a_shard_that_is_pressed_admits_its_share_evenly_and_the_rest_costs_nothing() {
+        let mut books = admission();
+        lease(&mut books, 1_000, 1_000);
+        books.withhold(1_024 - 128);
+        let verdicts: Vec<_> = (0..80).map(|n| books.admit(source(n), 0)).collect();
+        let is_let_in = |verdict: &&Verdict| **verdict == Verdict::Admitted;
+        for some in verdicts.chunks(8) {
+            assert_eq!(some.iter().filter(is_let_in).count(), 1, "{some:?}");
+        }
+        let refused = verdicts.iter().filter_map(|verdict| reason(*verdict));
+        assert!(refused.into_iter().all(|reason| reason == RefusalReason::Overload));
+        assert_eq!((books.leases().used(), books.ip().len()), (10, 10));
+        books.withhold(0);
+        assert_eq!(books.admit(source(100), 0), Verdict::Admitted);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::shard::settings::Settings;
 use crate::shard::{Parts, Shard};
 use crate::sys::affinity;
 use crate::sys::event_fd::EventFd;
+use crate::sys::thread_time;
 use crate::threads::Threads;
 
 /// How long a shard may take to set its ring up: a second of it for ENOMEM after a restart.
@@ -164,6 +165,7 @@ impl Seed {
     fn live(self) {
         let (index, commands, ready) = (self.index, self.commands.clone(), self.ready.clone());
         let metrics = Arc::clone(&self.state.shards[index]);
+        metrics.thread.set(thread_time::thread_id());
         // Whoever waits for a word of this shard may have given up the start.
         let run = match caught(|| self.set_up()) {
             Ok((ring, parts)) => {

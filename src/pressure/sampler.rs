@@ -17,9 +17,10 @@ use tracing::{info, warn};
 use super::busiest_second::BusiestSecond;
 use super::level::{Inputs, Ladder};
 use super::reading::Reader;
-use super::shards::ShardWatch;
+use super::shards::{ShardLoad, ShardWatch};
 use super::trim::{Look, Trim};
-use super::{Cause, Level, Pressure, Usage};
+use super::{AdmissionShare, Cause, Level, Pressure, Usage};
+use crate::clock::Now;
 use crate::connection::CONNECTION_BYTES;
 use crate::coordinator::command::{Command, ShardFailure};
 use crate::coordinator::phase::Phase;
@@ -28,8 +29,8 @@ use crate::limits::{PRESSURE_CLOSE_LOOK_MS, PRESSURE_CLOSE_PER_MILLE, PRESSURE_L
 use crate::metrics::{Count, ShardMetrics};
 use crate::sys::heap;
 
-/// What a subscription takes at least: its entry, and those of its channel and its name.
-const SUBSCRIPTION_BYTES: u64 = 64;
+/// What a subscription takes: its entry, and its place in its channel.
+const SUBSCRIPTION_BYTES: u64 = 20;
 
 /// The thread's name.
 const THREAD: &str = "tidegate-pressure";
@@ -42,6 +43,8 @@ struct Sampler {
     shards: ShardWatch,
     busiest: BusiestSecond,
     ladder: Ladder,
+    /// Of each shard, for what presses it alone.
+    shard_ladders: Vec<Ladder>,
     trim: Trim,
 }
 
@@ -59,6 +62,7 @@ pub fn start(
         shards: ShardWatch::new(&state.shards, now),
         busiest: BusiestSecond::new(now.seconds(), admitted(&state)),
         ladder: Ladder::default(),
+        shard_ladders: vec![Ladder::default(); state.shards.len()],
         trim: Trim::new(now),
         state,
         reader,
@@ -103,10 +107,12 @@ impl Sampler {
         };
         let held =
             connections(|shard| &shard.connections) + connections(|shard| &shard.handshaking);
-        let (mut longest_turn_ms, mut busy_per_mille) = self.shards.look(&self.state.shards, now);
+        let mut loads = self.shards.look(&self.state.shards, now);
         if !admission.shed_load {
-            (longest_turn_ms, busy_per_mille) = (0, 0);
+            loads.fill(ShardLoad::default());
         }
+        // What presses some shards lowers what these admit; what presses all of them, the rate.
+        let ShardLoad { longest_turn_ms, busy_per_mille } = ShardLoad::least(&loads);
         let seen = self.reader.look(admission.max_memory_bytes, held);
         let memory = seen.nearest;
         let inputs = Inputs { memory, tcp: self.reader.tcp(), longest_turn_ms, busy_per_mille };
@@ -122,6 +128,7 @@ impl Sampler {
             memory,
             tcp: inputs.tcp,
         });
+        self.look_at_shards(&loads, now);
         // What is free and still counted as used would keep everybody out.
         let is_short = self.ladder.cause() == Some(Cause::Memory);
         let (held, resident) = (held_for_clients(&self.state), self.reader.anonymous());
@@ -133,6 +140,28 @@ impl Sampler {
             say(before, level, cause, &inputs);
         }
     }
+
+    /// A shard that is pressed more than the server refuses a share of those that it could admit.
+    fn look_at_shards(&mut self, loads: &[ShardLoad], now: Now) {
+        let of_server = self.ladder.level();
+        let shards = self.state.shards.iter().zip(loads).zip(&mut self.shard_ladders);
+        for (index, ((shard, load), ladder)) in shards.enumerate() {
+            let ShardLoad { longest_turn_ms, busy_per_mille } = *load;
+            let inputs = Inputs { longest_turn_ms, busy_per_mille, ..Inputs::default() };
+            let (before, cause) = (ladder.level(), ladder.cause());
+            let changed = ladder.look(&inputs, now);
+            let level = ladder.level();
+            let share = if level > of_server { level.share() } else { AdmissionShare::ALL };
+            shard.withheld.set(u64::from(AdmissionShare::ALL.parts() - share.parts()));
+            // With one shard its pressure is the server's, which has been said.
+            if changed
+                && loads.len() > 1
+                && let Some(cause) = ladder.cause().or(cause)
+            {
+                say_of_shard(index, before, level, cause, &inputs);
+            }
+        }
+    }
 }
 
 /// Bytes of the heap that are held for clients, as far as they are counted.
@@ -140,7 +169,12 @@ fn held_for_clients(state: &ServerState) -> u64 {
     let of_shard = |shard: &Arc<ShardMetrics>| {
         let connections = shard.connections.get() + shard.handshaking.get();
         let subscriptions = shard.subscriptions.get();
-        let held = [&shard.unfinished_bytes, &shard.output_held_bytes, &shard.head_bytes];
+        let held = [
+            &shard.unfinished_bytes,
+            &shard.output_held_bytes,
+            &shard.head_bytes,
+            &shard.channel_bytes,
+        ];
         let held = held.iter().map(|count| count.get()).sum::<u64>();
         held + connections * CONNECTION_BYTES as u64 + subscriptions * SUBSCRIPTION_BYTES
     };
@@ -169,6 +203,22 @@ fn say(before: Level, level: Level, cause: Cause, inputs: &Inputs) {
         info!(cause, used, limit, share, "load is back to normal");
     } else {
         info!(cause, used, limit, share, "load is falling");
+    }
+}
+
+/// The same of one shard.
+fn say_of_shard(shard: usize, before: Level, level: Level, cause: Cause, inputs: &Inputs) {
+    let (used, limit) = amounts(cause, inputs);
+    let (cause, share) = (cause.label(), level.share().ratio());
+    if level > before {
+        warn!(
+            shard,
+            cause, used, limit, share, "load of a shard is rising: it admits only a share"
+        );
+    } else if level == Level::NONE {
+        info!(shard, cause, used, limit, share, "load of a shard is back to normal");
+    } else {
+        info!(shard, cause, used, limit, share, "load of a shard is falling");
     }
 }
 

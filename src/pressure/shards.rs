@@ -5,8 +5,7 @@
 //! system call, so the processor is measured by the scheduler's books of its thread: time on a
 //! core, and time for which it was ready and had none.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::Now;
@@ -14,15 +13,37 @@ use crate::files::read::small_text;
 use crate::limits::TICK_MS;
 use crate::metrics::ShardMetrics;
 
-/// How the threads of shards are called, as far as the kernel keeps names.
-const THREAD_NAME: &str = "tidegate-shard-";
-
 /// What was seen of the shards at the last look.
 #[derive(Debug)]
 pub struct ShardWatch {
-    long_turns: Vec<LongTurns>,
-    threads: Vec<Thread>,
+    shards: Vec<Seen>,
     looked: Now,
+}
+
+/// What was seen of one shard.
+#[derive(Debug)]
+struct Seen {
+    long_turns: LongTurns,
+    thread: Thread,
+}
+
+/// How one shard did since the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShardLoad {
+    /// Its longest turn in milliseconds, also one that goes on.
+    pub longest_turn_ms: u64,
+    /// The part of the time that it was at work or wanted to be, in parts of 1000.
+    pub busy_per_mille: u16,
+}
+
+impl ShardLoad {
+    /// What even the shard that is least pressed has of either.
+    pub fn least(loads: &[Self]) -> Self {
+        Self {
+            longest_turn_ms: loads.iter().map(|load| load.longest_turn_ms).min().unwrap_or(0),
+            busy_per_mille: loads.iter().map(|load| load.busy_per_mille).min().unwrap_or(0),
+        }
+    }
 }
 
 /// Counters of one shard.
@@ -47,30 +68,34 @@ impl LongTurns {
 /// The books of one thread.
 #[derive(Debug)]
 struct Thread {
-    schedstat: PathBuf,
+    /// Absent until the thread has begun.
+    schedstat: Option<PathBuf>,
     runnable_ns: u64,
 }
 
 impl ShardWatch {
     /// Begins to watch these shards, whose threads have been started in this process.
     pub fn new(shards: &[Arc<ShardMetrics>], now: Now) -> Self {
-        let long_turns = shards.iter().map(|shard| LongTurns::of(shard)).collect();
-        Self { long_turns, threads: threads(Path::new("/proc/self/task")), looked: now }
+        let seen = |shard: &Arc<ShardMetrics>| {
+            let mut thread = Thread { schedstat: None, runnable_ns: 0 };
+            thread.runnable_since_last(shard.thread.get());
+            Seen { long_turns: LongTurns::of(shard), thread }
+        };
+        Self { shards: shards.iter().map(seen).collect(), looked: now }
     }
 
-    /// The longest turn since the last look in milliseconds, also one that goes on, and the part
-    /// of the time since then that the busiest shard was runnable, in parts of 1000.
-    pub fn look(&mut self, shards: &[Arc<ShardMetrics>], now: Now) -> (u64, u16) {
-        let mut longest_ms = 0;
-        for (shard, before) in shards.iter().zip(&mut self.long_turns) {
-            let turns = LongTurns::of(shard);
-            longest_ms = longest_ms.max(turns.since_ms(*before)).max(away_ms(shard, now));
-            *before = turns;
-        }
+    /// How each shard did since the last look.
+    pub fn look(&mut self, shards: &[Arc<ShardMetrics>], now: Now) -> Vec<ShardLoad> {
         let passed_ns = now.since(self.looked).as_nanos() as u64;
         self.looked = now;
-        let runnable = self.threads.iter_mut().map(Thread::runnable_since_last);
-        (longest_ms, busy_per_mille(runnable.max().unwrap_or(0), passed_ns))
+        let look = |(shard, seen): (&Arc<ShardMetrics>, &mut Seen)| {
+            let turns = LongTurns::of(shard);
+            let longest_turn_ms = turns.since_ms(seen.long_turns).max(away_ms(shard, now));
+            seen.long_turns = turns;
+            let runnable_ns = seen.thread.runnable_since_last(shard.thread.get());
+            ShardLoad { longest_turn_ms, busy_per_mille: busy_per_mille(runnable_ns, passed_ns) }
+        };
+        shards.iter().zip(&mut self.shards).map(look).collect()
     }
 }
 
@@ -90,11 +115,17 @@ fn busy_per_mille(runnable_ns: u64, passed_ns: u64) -> u16 {
 }
 
 impl Thread {
-    fn runnable_since_last(&mut self) -> u64 {
+    fn runnable_since_last(&mut self, id: u64) -> u64 {
+        let begins = self.schedstat.is_none();
+        if begins && id > 0 {
+            self.schedstat = Some(format!("/proc/self/task/{id}/schedstat").into());
+        }
+        let Some(schedstat) = &self.schedstat else { return 0 };
         // A thread that has ended is busy with nothing.
-        let text = small_text(&self.schedstat).unwrap_or_default();
+        let text = small_text(schedstat).unwrap_or_default();
         let now = runnable_ns(&text).unwrap_or(self.runnable_ns);
-        now.saturating_sub(std::mem::replace(&mut self.runnable_ns, now))
+        let since = now.saturating_sub(std::mem::replace(&mut self.runnable_ns, now));
+        if begins { 0 } else { since }
     }
 }
 
@@ -105,17 +136,6 @@ fn runnable_ns(schedstat: &str) -> Option<u64> {
     Some(on_core.saturating_add(waiting))
 }
 
-fn threads(tasks: &Path) -> Vec<Thread> {
-    let thread = |task: fs::DirEntry| {
-        let name = small_text(task.path().join("comm")).ok()?;
-        let schedstat = task.path().join("schedstat");
-        let runnable_ns = runnable_ns(&small_text(&schedstat).ok()?)?;
-        name.starts_with(THREAD_NAME).then_some(Thread { schedstat, runnable_ns })
-    };
-    let tasks = fs::read_dir(tasks).into_iter().flatten().flatten();
-    tasks.filter_map(thread).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,27 +144,39 @@ mod tests {
         (0..2).map(|_| Arc::default()).collect()
     }
 
+    fn turns(watch: &mut ShardWatch, shards: &[Arc<ShardMetrics>], ms: u64) -> Vec<u64> {
+        let loads = watch.look(shards, Now::from_ms(ms));
+        loads.iter().map(|load| load.longest_turn_ms).collect()
+    }
+
     #[test]
     fn a_long_turn_counts_once() {
         let shards = shards();
         let mut watch = ShardWatch::new(&shards, Now::from_ms(0));
         shards[1].long_turns.add(1);
         shards[1].long_turn_ns.add(1_500_000_000);
-        assert_eq!(watch.look(&shards, Now::from_ms(250)).0, 1_500);
-        assert_eq!(watch.look(&shards, Now::from_ms(500)).0, 0);
+        assert_eq!(turns(&mut watch, &shards, 250), [0, 1_500]);
+        assert_eq!(turns(&mut watch, &shards, 500), [0, 0]);
         shards[0].long_turns.add(2);
         shards[0].long_turn_ns.add(300_000_000);
-        assert_eq!(watch.look(&shards, Now::from_ms(750)).0, 150);
+        assert_eq!(turns(&mut watch, &shards, 750), [150, 0]);
     }
 
     #[test]
     fn a_shard_that_does_not_come_round_counts_while_it_is_away() {
         let shards = shards();
         let mut watch = ShardWatch::new(&shards, Now::from_ms(0));
-        assert_eq!(watch.look(&shards, Now::from_ms(9_000)).0, 0, "it has not begun");
+        assert_eq!(turns(&mut watch, &shards, 9_000), [0, 0], "it has not begun");
         shards[0].last_turn_ms.set(10_000);
-        assert_eq!(watch.look(&shards, Now::from_ms(10_064)).0, 0, "it sleeps a tick");
-        assert_eq!(watch.look(&shards, Now::from_ms(10_364)).0, 300);
+        assert_eq!(turns(&mut watch, &shards, 10_064), [0, 0], "it sleeps a tick");
+        assert_eq!(turns(&mut watch, &shards, 10_364), [300, 0]);
+    }
+
+    #[test]
+    fn what_all_shards_have_is_the_servers() {
+        let load = |longest_turn_ms, busy_per_mille| ShardLoad { longest_turn_ms, busy_per_mille };
+        assert_eq!(ShardLoad::least(&[load(80, 1000), load(0, 990)]), load(0, 990));
+        assert_eq!(ShardLoad::least(&[]), load(0, 0));
     }
 
     #[test]
@@ -157,16 +189,17 @@ mod tests {
     }
 
     #[test]
-    fn the_threads_of_shards_are_found_by_their_name() {
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let before = threads(Path::new("/proc/self/task")).len();
-        let named = std::thread::Builder::new().name(format!("{THREAD_NAME}7"));
-        let thread = named.spawn(move || stopped.recv());
-        let found = || threads(Path::new("/proc/self/task")).len() > before;
-        while !found() {
-            std::thread::yield_now();
+    fn each_shard_is_charged_for_its_own_thread() {
+        let shards = shards();
+        shards[1].thread.set(crate::sys::thread_time::thread_id());
+        let mut watch = ShardWatch::new(&shards, Now::from_ms(0));
+        let begun = crate::sys::thread_time::ns();
+        while crate::sys::thread_time::ns() < begun + 30_000_000 {
+            std::hint::spin_loop();
         }
-        drop(stop);
-        assert!(thread.is_ok_and(|thread| thread.join().is_ok()));
+        let loads = watch.look(&shards, Now::from_ms(30));
+        assert_eq!(loads[0].busy_per_mille, 0);
+        // The kernel brings these books up to date at its own ticks.
+        assert!(loads[1].busy_per_mille >= 500, "{loads:?}");
     }
 }

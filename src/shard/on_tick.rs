@@ -115,6 +115,7 @@ impl<E: Environment> Shard<E> {
         self.cx.metrics.output_held_bytes.set(self.cx.budgets.output.held());
         self.resume_accepting(false);
         self.talk_about_budget(true);
+        self.admitting.admission.withhold(self.cx.metrics.withheld.get());
         let sources = self.admitting.admission.ip_mut();
         sources.expire(self.cx.clock.now.ns(), expire_budget(sources.places()));
         self.cx.spare.on_tick();

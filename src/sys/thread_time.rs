@@ -11,6 +11,13 @@ pub fn ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// The kernel's number of the calling thread, under which `/proc/self/task` has it.
+pub fn thread_id() -> u64 {
+    // SAFETY: has no arguments and cannot fail.
+    let id = unsafe { libc::gettid() };
+    u64::from(id.unsigned_abs())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};

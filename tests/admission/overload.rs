@@ -101,28 +101,51 @@ fn at_its_memory_budget_the_server_refuses_and_is_never_killed() {
     assert_eq!(code, Some(0));
 }
 
-/// S0.72.
-#[test]
-fn a_shard_that_stands_still_lowers_the_rate_until_it_goes_on() {
-    let settings = ["server.shards=2", "debug.fault_injection=true", "admission.shed_load=true"];
+/// Has shard 0 stand still for two seconds; the shares that were logged with this beginning of the
+/// message, and the least share of the server's rate meanwhile.
+fn while_a_shard_stands_still(shards: usize, message: &str) -> (Vec<f64>, f64) {
+    let shards = format!("server.shards={shards}");
+    let settings = [&*shards, "debug.fault_injection=true", "admission.shed_load=true"];
     let mut server = Server::start(&settings);
     let come_round = "tidegate_uptime_seconds";
     eventually("the shards have come round", || metric(&server, come_round) >= 1);
     let stall = json!({ "shard": 0, "fault": "stall", "ms": 2_000 });
     http::post(server.admin, "/api/v1/debug/fault", &stall);
     let stalled = |event: &Value| event["cause"] == "stall" && event["share"] == 0.125;
-    eventually("it stands still for a while", || server.log().iter().any(stalled));
+    let mut least = 1.0_f64;
+    eventually("it stands still for a while", || {
+        least = least.min(status(&server)["admission_share_ratio"].as_f64().unwrap());
+        server.log().iter().any(stalled)
+    });
     let last = server.log().into_iter().find(stalled).unwrap();
     assert_eq!((text(&last, "level"), &last["limit"]), ("WARN", &json!(50)));
-    server.wait_for_log("load is back to normal");
+    server.wait_for_log(&format!("{message} back to normal"));
     eventually("nothing is left of it", || status(&server)["admission_share_ratio"] == 1.0);
     let events = server.log();
     let shares: Vec<_> = events
         .iter()
-        .filter(|event| text(event, "message").starts_with("load is"))
+        .filter(|event| text(event, "message").starts_with(message))
         .map(|event| event["share"].as_f64().unwrap())
         .collect();
     let steps = shares.windows(2).all(|pair| pair[0] / pair[1] <= 2.0 && pair[1] / pair[0] <= 2.0);
     assert!(steps, "one step at a time: {shares:?}");
     Client::connect(server.clients, "/echo").echo("admitted");
+    (shares, least)
+}
+
+/// S0.72.
+#[test]
+fn a_shard_that_stands_still_lowers_the_rate_until_it_goes_on() {
+    let _alone = alone();
+    let (_, least) = while_a_shard_stands_still(1, "load is");
+    assert!(least < 1.0, "{least}");
+}
+
+/// What presses one shard lowers what that shard admits, and not the rate of the server.
+#[test]
+fn one_shard_of_several_that_stands_still_lowers_only_its_own_share() {
+    let _alone = alone();
+    let (shares, least) = while_a_shard_stands_still(2, "load of a shard is");
+    assert!(shares.contains(&0.125), "{shares:?}");
+    assert_eq!(least, 1.0, "the server's");
 }

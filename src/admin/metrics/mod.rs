@@ -171,6 +171,12 @@ fn pressure(page: &mut Page<'_, '_>) -> Result<(), Error> {
     let causes = Cause::ALL
         .map(|cause| (cause.label().to_owned(), u64::from(pressure.cause == Some(cause))));
     page.gauge_by("tidegate_admission_pressure", None, help, "cause", causes)?;
+    page.gauge_by_shard(
+        "tidegate_shard_admission_share",
+        ratio(),
+        "What a shard that is pressed more than the server leaves of what it could admit",
+        |shard| 1.0 - shard.withheld.get() as f64 / 1024.0,
+    )?;
     if let Some(memory) = pressure.memory {
         let help = "Memory in use by what is nearest to its limit: the cgroup, one above it, the \
                     machine, or the server against admission.max_memory_bytes";
