@@ -155,14 +155,16 @@ fn keepalive(connection: &Connection, now: u32, limits: &Deadlines) -> Due {
         return Due::Never;
     }
     if connection.facts.has(Facts::AWAITING_PONG) {
-        let patience = limits.ping_interval.saturating_add(limits.pong_timeout);
-        if let Err(at) = passed(connection.heard_tick, patience, now) {
-            return Due::Later(at);
-        }
+        let half = limits.ping_interval.saturating_add(half_of(limits.pong_timeout));
         // Its pong may be waiting behind what it has not read.
-        return match connection.outbound.as_ref() {
-            None => Due::Ask,
-            Some(outbound) => match outbound.progress.judge(limits.pong_timeout, now) {
+        return match (passed_pong(connection, now, limits), connection.outbound.as_ref()) {
+            (Err(at), Some(_)) => Due::Later(at),
+            // How far it is by half of its time tells whether it had its ping all the time.
+            (Err(_), None) => {
+                passed(connection.heard_tick, half, now).map_or_else(Due::Later, |()| Due::Ask)
+            }
+            (Ok(()), None) => Due::Ask,
+            (Ok(()), Some(outbound)) => match outbound.progress.judge(limits.pong_timeout, now) {
                 Judgement::Later(at) => Due::Later(at),
                 Judgement::Ask => Due::Ask,
                 Judgement::Stalled => Due::KeepaliveTimeout,
@@ -171,9 +173,21 @@ fn keepalive(connection: &Connection, now: u32, limits: &Deadlines) -> Due {
     }
     match passed(connection.heard_tick, limits.ping_interval, now) {
         // If the pong has come by then, the next interval counts from it.
-        Ok(()) => Due::Ping(now.wrapping_add(limits.pong_timeout.min(limits.ping_interval))),
+        Ok(()) => {
+            Due::Ping(now.wrapping_add(half_of(limits.pong_timeout).min(limits.ping_interval)))
+        }
         Err(at) => Due::Later(at),
     }
+}
+
+/// Whether the time for a pong is over; when that is, if not.
+fn passed_pong(connection: &Connection, now: u32, limits: &Deadlines) -> Result<(), u32> {
+    let patience = limits.ping_interval.saturating_add(limits.pong_timeout);
+    passed(connection.heard_tick, patience, now)
+}
+
+fn half_of(ticks: u32) -> u32 {
+    ticks.div_ceil(2)
 }
 
 /// A ping of the server's on the wire.
@@ -196,9 +210,9 @@ pub fn observe(
             return due(connection, now, limits);
         }
         State::Open if connection.outbound.is_none() => {
-            let waits_for_pong = !matches!(keepalive(connection, now, limits), Due::Later(_));
+            let waits_for_pong = connection.facts.has(Facts::AWAITING_PONG);
             if waits_for_pong && outstanding.is_none_or(|bytes| bytes <= PING_BYTES) {
-                return Due::KeepaliveTimeout; // not even that one was taken
+                return without_pong(connection, now, limits); // not even that one was taken
             }
             now
         }
@@ -232,11 +246,16 @@ fn open_with_everything(connection: &mut Connection, now: u32, limits: &Deadline
             }
             due(connection, now, limits)
         }
-        // It had everything all the time, its ping included.
-        None => match due(connection, now, limits) {
-            Due::Ask => Due::KeepaliveTimeout,
-            due => due,
-        },
+        None => without_pong(connection, now, limits),
+    }
+}
+
+/// It has its ping, or nothing stands before that, and no pong has come.
+fn without_pong(connection: &Connection, now: u32, limits: &Deadlines) -> Due {
+    match (due(connection, now, limits), passed_pong(connection, now, limits)) {
+        (Due::Ask, Ok(())) => Due::KeepaliveTimeout,
+        (Due::Ask, Err(at)) => Due::Later(at),
+        (due, _) => due,
     }
 }
 
@@ -318,9 +337,13 @@ mod tests {
     fn quiet_means_ping_then_end() {
         let mut connection = open_at(1_000);
         assert_eq!(due(&connection, 1_099, &LIMITS), Due::Later(1_100));
-        assert_eq!(due(&connection, 1_100, &LIMITS), Due::Ping(1_120));
+        assert_eq!(due(&connection, 1_100, &LIMITS), Due::Ping(1_110));
         connection.facts.note(Facts::AWAITING_PONG);
-        assert_eq!(due(&connection, 1_119, &LIMITS), Due::Later(1_120));
+        assert_eq!(due(&connection, 1_109, &LIMITS), Due::Later(1_110));
+        for outstanding in [Some(0), Some(PING_BYTES), None] {
+            assert_eq!(due(&connection, 1_110, &LIMITS), Due::Ask);
+            assert_eq!(observe(&mut connection, outstanding, 1_110, &LIMITS), Due::Later(1_120));
+        }
         assert_eq!(due(&connection, 1_120, &LIMITS), Due::Ask);
         for outstanding in [Some(0), Some(PING_BYTES), None] {
             let mut connection = Connection { facts: connection.facts, ..open_at(1_000) };
@@ -348,11 +371,38 @@ mod tests {
             now = next;
         }
         // Then it has its patience to answer: the ping was the last that it was sent.
-        let Due::Later(next) = observe(&mut connection, Some(0), now, &LIMITS) else { panic!() };
+        assert_eq!(observe(&mut connection, Some(0), now, &LIMITS), due(&connection, now, &LIMITS));
         assert!(connection.outbound.is_none());
-        assert!((now + LIMITS.pong_timeout..=now + 20 + 156).contains(&next), "{next} {now}");
-        assert_eq!(due(&connection, next, &LIMITS), Due::Ask);
-        assert_eq!(observe(&mut connection, Some(0), next, &LIMITS), Due::KeepaliveTimeout);
+        let end = given_up_at(&mut connection, now);
+        assert!((now + LIMITS.pong_timeout..=now + 20 + 156).contains(&end), "{end} {now}");
+    }
+
+    /// When a client that has everything and does not answer is given up.
+    fn given_up_at(connection: &mut Connection, mut now: u32) -> u32 {
+        for _ in 0..4 {
+            let mut decided = due(connection, now, &LIMITS);
+            if decided == Due::Ask {
+                decided = observe(connection, Some(0), now, &LIMITS);
+            }
+            match decided {
+                Due::Later(next) => now = next,
+                Due::KeepaliveTimeout => return now,
+                other => panic!("{other:?} at {now}"),
+            }
+        }
+        panic!("it is asked without end");
+    }
+
+    /// The kernel had all of it when the ping was sent, and the client had not.
+    #[test]
+    fn a_ping_that_was_behind_much_until_lately_may_be_answered_later() {
+        let mut connection = open_at(1_000);
+        connection.facts.note(Facts::AWAITING_PONG);
+        assert_eq!(observe(&mut connection, Some(50_000), 1_110, &LIMITS), Due::Later(1_120));
+        assert_eq!(due(&connection, 1_120, &LIMITS), Due::Later(1_130));
+        observe(&mut connection, Some(0), 1_130, &LIMITS);
+        let end = given_up_at(&mut connection, 1_130);
+        assert!(end >= 1_130 + LIMITS.pong_timeout, "{end}");
     }
 
     #[test]
@@ -468,7 +518,7 @@ mod tests {
     fn ticks_may_wrap() {
         let connection = open_at(u32::MAX - 10);
         assert_eq!(due(&connection, u32::MAX, &LIMITS), Due::Later(89));
-        assert_eq!(due(&connection, 90, &LIMITS), Due::Ping(110));
+        assert_eq!(due(&connection, 90, &LIMITS), Due::Ping(100));
     }
 
     #[test]

@@ -27,6 +27,12 @@ impl Floor {
         let ticks = bytes.saturating_mul(1_000) / self.0.saturating_mul(TICK_MS);
         u32::try_from(ticks).map_or(most, |ticks| ticks.min(most))
     }
+
+    /// Whether so many bytes in so many ticks are enough.
+    fn is_met(self, bytes: u64, ticks: u32) -> bool {
+        let least = self.0.saturating_mul(TICK_MS).saturating_mul(ticks.into());
+        bytes > 0 && bytes.saturating_mul(1_000) >= least
+    }
 }
 
 /// What a deadline means for a client to which something is outstanding.
@@ -112,6 +118,11 @@ impl Progress {
             let enough_until = self.enough_until.wrapping_add(floor.ticks(bytes));
             self.enough_until =
                 if is_reached(furthest, enough_until) { furthest } else { enough_until };
+            // A window's worth says nothing of a longer time in which nobody has asked.
+            let unseen = self.asked.map_or(0, |asked| now.wrapping_sub(asked));
+            if unseen > limits::PROGRESS_WINDOW_TICKS && floor.is_met(bytes, unseen) {
+                self.begin_patience(now);
+            }
         }
         if outstanding == 0 {
             self.begin_patience(now);
@@ -221,6 +232,23 @@ mod tests {
         for offset in [0, 30, 60, 90] {
             let took = |tick: u32| u64::from((tick + offset) / 102) * 65_536;
             assert_eq!(stalled_at(WINDOW, 20_000, took), None, "{offset}");
+        }
+    }
+
+    /// The kernel is not asked while everything is handed to it and no deadline is due.
+    #[test]
+    fn what_is_taken_while_nobody_asks_counts() {
+        for floor in [FLOOR, Floor(0)] {
+            let mut progress = Progress::new(0);
+            progress.hand(1_000_000_000);
+            progress.observe(1_000_000_000, 10, floor);
+            let now = 10 + 3 * WINDOW;
+            let taken = 2 * TICK_BYTES * u64::from(3 * WINDOW);
+            progress.observe(1_000_000_000 - taken, now, floor);
+            assert_eq!(progress.judge(16, now), Judgement::Later(now + 16), "{floor:?}");
+            // And what is too little for that time does not.
+            progress.observe(1_000_000_000 - taken - 100, now + 3 * WINDOW, FLOOR);
+            assert_eq!(progress.judge(16, now + 3 * WINDOW), Judgement::Stalled);
         }
     }
 

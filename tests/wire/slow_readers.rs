@@ -178,6 +178,26 @@ fn a_pong_goes_before_the_messages_that_wait() {
     }
 }
 
+/// The kernel has everything when the ping is sent, the client's TCP has it when the time for the
+/// pong is over, and the client reads it later still.
+#[test]
+fn a_ping_behind_what_the_kernel_has_is_waited_for() {
+    let server = Server::start(&[
+        "server.shards=1",
+        "keepalive.ping_interval_ms=1500",
+        "keepalive.timeout_ms=5000",
+    ]);
+    let reader = SlowReader::connect(server.clients, "/ws?channel=news", 10_000, Some(16 << 10));
+    publish(&server, "news", 88_000, 1);
+    let reader = reader.follow(2);
+    eventually("it is asked", || Figures::of(&server).sum("tidegate_pings_sent_total") > 0);
+    // Behind the ping, so that it is read before the end.
+    publish(&server, "news", 64, 1);
+    let story = reader.join().unwrap();
+    assert_eq!((story.messages.len(), story.closed), (2, None), "after {:?}", story.took);
+    assert!(story.pings > 0);
+}
+
 /// Whatever the kernel has room for, a reader below the floor is none.
 #[test]
 fn a_reader_below_the_floor_is_cut_and_one_above_it_is_not() {
