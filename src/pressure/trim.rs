@@ -14,10 +14,10 @@ const TRIM_MS: u64 = 1_000;
 const TRIM_BYTES: u64 = 1 << 20;
 
 /// How long after that it is done again because the process has grown, in milliseconds, and how often
-/// it is tried, each time after twice the pause, before what it has grown to counts as in use.
-const TRIM_GROWN_MS: u64 = 2_000;
+/// it is tried before what it has grown to counts as in use: some connections end late.
+const TRIM_GROWN_MS: u64 = 3_000;
 /// See [`TRIM_GROWN_MS`].
-const TRIM_GROWN_TRIES: u32 = 5;
+const TRIM_GROWN_TRIES: u32 = 8;
 
 /// What has been seen.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Trim {
             self.tries = 0;
             return false;
         }
-        !rises && now >= self.done.plus_ms(TRIM_GROWN_MS << self.tries)
+        !rises && now >= self.done.plus_ms(TRIM_GROWN_MS)
     }
 }
 
@@ -109,7 +109,7 @@ mod tests {
         assert!(!look(13, 89 * MIB), "by less than an eighth");
         assert!(!look(14, 95 * MIB) && look(15, 95 * MIB), "it does not go on rising");
         let tries: Vec<_> = (16..200).filter(|at| look(*at, 95 * MIB)).collect();
-        assert_eq!(tries, [19, 27, 43, 75], "then all of it is in use");
+        assert_eq!(tries, [18, 21, 24, 27, 30, 33, 36], "then all of it is in use");
         assert!(!look(300, 100 * MIB) && !look(301, 100 * MIB), "by less than an eighth");
         assert!(!look(302, 120 * MIB) && look(303, 120 * MIB) && !look(304, 96 * MIB), "it helped");
         assert!(!look(305, 120 * MIB) && !look(306, 70 * MIB) && !look(309, 80 * MIB));
