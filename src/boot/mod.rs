@@ -35,8 +35,8 @@ use crate::exit_code;
 use crate::log;
 use crate::ring::probe;
 use crate::supervisor::Supervisor;
+use crate::sys::inherited;
 use crate::sys::standard_stream::StandardStream;
-use crate::sys::{heap, inherited};
 
 use capacity::Capacity;
 
@@ -90,7 +90,6 @@ impl From<probe::Unavailable> for NotStarted {
 /// Runs a server with this configuration until it is stopped; `sources` are those it was loaded
 /// from, to be read again on request. The exit code is one of [`exit_code`].
 pub fn serve(config: Config, sources: Sources) -> ExitCode {
-    heap::map_large_blocks();
     if let Err(error) = inherited::adopt() {
         let message = format!("signals that were inherited cannot be reset: {error}\n");
         // Without a log and without standard error nobody can be told.

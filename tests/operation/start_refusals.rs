@@ -233,7 +233,12 @@ fn an_admin_listener_that_others_can_reach_needs_a_token() {
 /// Whichever key it is that asks for more than there is, the message names one that would fit.
 #[test]
 fn a_configuration_that_does_not_fit_into_the_memory_is_refused_with_what_would() {
-    let long = ["server.max_message_bytes=268435456", "admission.max_memory_bytes=300000000"];
+    let long = [
+        "server.max_message_bytes=268435456",
+        "server.max_unfinished_bytes=1073741824",
+        "server.max_total_queued_bytes=1073741824",
+        "admission.max_memory_bytes=300000000",
+    ];
     let needs = "server.shards = 2 with server.max_message_bytes = 268435456 needs at least";
     let fits = ["286 MiB may be used", "Fix: ", "server.max_message_bytes of at most"];
     check(
