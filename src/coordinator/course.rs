@@ -73,8 +73,8 @@ impl<E: Environment> Coordinator<E> {
                 self.enter(Phase::Notice);
             }
             // A coordinator that died in the middle of a drain has left it to this one.
-            phase if phase < Phase::Forcing => self.enter(Phase::Forcing),
-            _ => {}
+            Phase::Notice | Phase::Refusing | Phase::Draining => self.enter(Phase::Forcing),
+            Phase::Forcing | Phase::Flushing | Phase::Stopped => {}
         }
     }
 
@@ -212,7 +212,14 @@ impl<E: Environment> Coordinator<E> {
                 }
                 self.advance(StageResult::TimedOut, Phase::Stopped);
             }
-            _ => {}
+            Phase::Starting
+            | Phase::Running
+            | Phase::Notice
+            | Phase::Refusing
+            | Phase::Draining
+            | Phase::Forcing
+            | Phase::Flushing
+            | Phase::Stopped => {}
         }
     }
 

@@ -184,7 +184,7 @@ impl<E: Environment> Shard<E> {
                     drain.stopping_since = Some(now);
                     self.ring.let_nobody_begin();
                 }
-                _ => {}
+                Phase::Starting | Phase::Running | Phase::Notice | Phase::Refusing => {}
             }
         }
         self.cx.shutdown.terms = self.draining.drain.as_ref().map(Drain::terms);

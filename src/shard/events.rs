@@ -23,7 +23,8 @@ impl<E: Environment> Shard<E> {
         self.carry_out(id);
     }
 
-    /// Lets a connection meet an event, and does what comes of it.
+    /// Hands an event to its connection, and carries out what follows from it. An event of a life that
+    /// is over is dropped, and memory that it brings back is accounted for.
     pub(super) fn with_connection(&mut self, id: Token, event: Event<'_>) -> Reply {
         let Some(connection) = self.connections.get_mut(id) else {
             if let Event::Sent(_, batch) = event {
@@ -86,8 +87,8 @@ impl<E: Environment> Shard<E> {
         }
     }
 
-    /// A connection holds more than before: if that is too much of all together, others pay for it,
-    /// or the same.
+    /// Budgets hold after a connection has taken more of them: the connections that have to give way,
+    /// which may be the same one, are ended.
     fn relieve_budgets(&mut self) {
         while let Some(slot) = self.cx.budgets.unfinished.pop_excess() {
             if let Some(id) = self.connections.token(slot) {

@@ -40,7 +40,10 @@ impl Timers {
 
     /// Takes the deadline of a connection away, if it has one.
     pub(crate) fn clear(&mut self, connections: &mut Connections, slot: FileSlot) {
-        let Some(connection) = connections.slot_mut(slot) else { return };
+        let Some(connection) = connections.slot_mut(slot) else {
+            debug_assert!(false, "a timer of a connection that never was");
+            return;
+        };
         let links = connection.timer;
         if links.previous == UNLINKED {
             return;

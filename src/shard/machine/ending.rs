@@ -121,8 +121,8 @@ impl Machine<'_> {
         self.await_end();
     }
 
-    /// As [`Self::flush_and_close`], but lets the client read everything first: our side is
-    /// ended, and what the client still sends is discarded until it ends its side too.
+    /// Lingering close: the client can read everything first. Our side is ended (half-close), and what
+    /// the client still sends is discarded until it ends its side too.
     pub(super) fn flush_and_linger(&mut self) {
         self.let_go_of_session();
         self.connection.state = State::Lingering;

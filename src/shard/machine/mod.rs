@@ -9,11 +9,11 @@
 //! | file | what it is about |
 //! |---|---|
 //! | this one | the events |
-//! | `receive` | bytes come, the stream ends, what is read next |
-//! | `proxied` | a trusted proxy says for whom it connects |
+//! | `receive`, `draining` | bytes come, the stream ends, what is read next; the drain |
 //! | `placing` | verdicts, moves between shards |
+//! | `proxied` | a trusted proxy says for whom it connects |
 //! | `handshake` | the head of a request, the upgrade |
-//! | `draining`, `deadlines`, `sent` | the drain, time limits, sends complete |
+//! | `deadlines`, `sent` | time limits, sends complete |
 //! | `identity`, `frames` | for whom a proxy connects; frames, and what a handler wants done |
 //! | `refused`, `session` | refusals, and how they are told; sessions |
 //! | `ending` | Close handshakes, resets, the end |

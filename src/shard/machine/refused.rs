@@ -164,7 +164,10 @@ impl Machine<'_> {
     /// discarded.
     fn answer_refused(&mut self, head: Option<&[u8]>, over: bool) {
         let request = self.cx.handshakes.requests.remove(&self.id.slot);
-        let Some(Request::Refused(refused)) = request else { return };
+        let Some(Request::Refused(refused)) = request else {
+            debug_assert!(false, "a connection that is refused has an entry");
+            return;
+        };
         let rules = &self.cx.settings.upgrade;
         let request = head.and_then(|head| upgrade::parse(head, rules).ok());
         let browser = request.filter(|request| request.origin.is_some());

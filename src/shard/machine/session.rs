@@ -71,7 +71,10 @@ impl Machine<'_> {
         debug_assert!(self.connection.state == State::Open, "a session is let go of before Close");
         let resumed = found.record.is_some();
         let Record { messages, channels } = found.record.unwrap_or_default();
-        let Some((id, asked)) = self.cx.sessions.grant(self.id, messages) else { return };
+        let Some((id, asked)) = self.cx.sessions.grant(self.id, messages) else {
+            debug_assert!(false, "only a session that is awaited is granted");
+            return;
+        };
         let id = id.as_str().to_owned();
         let mut names: Vec<Arc<str>> = Vec::new();
         let mut bytes = 0;
